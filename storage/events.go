@@ -1,0 +1,174 @@
+package storage
+
+import (
+	"database/sql"
+
+	"parley/internal/id"
+	"parley/storage/sqldb"
+)
+
+// EventStatus is what we make of an event.
+type EventStatus int64
+
+const (
+	// Accepted events are part of the room.
+	Accepted EventStatus = iota
+	// SoftFailed events are part of the DAG, and passed their own state, but not the current
+	// one: nobody is shown them, and nothing of ours follows them.
+	SoftFailed
+	// Rejected events broke the rules where they stand: kept so that we need not judge them
+	// again.
+	Rejected
+	// Outlier events are known, but not yet placed in the DAG: part of an auth chain, or the
+	// state of a room when we joined.
+	Outlier
+)
+
+// Event is a row of events.
+type Event struct {
+	NID  EventNID
+	ID   id.EventID
+	Room RoomNID
+	// Root is the room's state after the event.
+	Root int64
+	// Replaces is the state event whose place this one took, 0 for none.
+	Replaces EventNID
+	Status   EventStatus
+	// RedactedBy is the event that redacted this one, 0 for none; JSON is then the redacted form.
+	RedactedBy EventNID
+	// DeviceNID and TxnID say which local client sent it, and under what transaction ID.
+	DeviceNID int64
+	TxnID     string
+	// JSON is the event as it was signed, in canonical form.
+	JSON []byte
+}
+
+const eventColumns = `nid, event_id, room_nid, root, replaces, status, redacted_by, device_nid, txn_id, json`
+
+func scanEvent(row sqldb.Scanner) (e Event, err error) {
+	var replaces, redactedBy, device sql.NullInt64
+	var txn sql.NullString
+	err = row.Scan(&e.NID, &e.ID, &e.Room, &e.Root, &replaces, &e.Status, &redactedBy, &device, &txn, &e.JSON)
+	e.Replaces, e.RedactedBy = EventNID(replaces.Int64), EventNID(redactedBy.Int64)
+	e.DeviceNID, e.TxnID = device.Int64, txn.String
+	return e, err
+}
+
+// InsertEvent adds an event and sets its number.
+func (tx *Tx) InsertEvent(e *Event) error {
+	return tx.QueryRow(`INSERT INTO events (event_id, room_nid, root, replaces, status, redacted_by, device_nid, txn_id, json)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING nid`,
+		[]any{e.ID, e.Room, e.Root, nullable(e.Replaces), e.Status, nullable(e.RedactedBy),
+			nullable(e.DeviceNID), nullable(e.TxnID), string(e.JSON)}, &e.NID)
+}
+
+// UpdateEventPlace writes where an event stands: the state after it, what it replaced, its status.
+func (tx *Tx) UpdateEventPlace(e *Event) error {
+	_, err := tx.Exec(`UPDATE events SET root = $2, replaces = $3, status = $4 WHERE nid = $1`,
+		e.NID, e.Root, nullable(e.Replaces), e.Status)
+	return err
+}
+
+// UpdateEventRedacted replaces an event's text by its redacted form.
+func (tx *Tx) UpdateEventRedacted(nid, by EventNID, json []byte) error {
+	_, err := tx.Exec(`UPDATE events SET redacted_by = $2, json = $3 WHERE nid = $1`, nid, by, string(json))
+	return err
+}
+
+// GetEvent is an event by its ID, in whatever room and of whatever status.
+func (tx *Tx) GetEvent(event id.EventID) (Event, error) {
+	return one(tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE event_id = $1`, event)
+}
+
+// GetEventByNID is an event by its number.
+func (tx *Tx) GetEventByNID(nid EventNID) (Event, error) {
+	return one(tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE nid = $1`, nid)
+}
+
+// ListEvents are those of the given events that there are, in no order.
+func (tx *Tx) ListEvents(events []id.EventID) ([]Event, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE event_id = ANY($1)`, sqldb.Array(events))
+}
+
+// ListEventsByNID are those of the given events that there are, in no order.
+func (tx *Tx) ListEventsByNID(nids []EventNID) ([]Event, error) {
+	if len(nids) == 0 {
+		return nil, nil
+	}
+	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE nid = ANY($1)`, sqldb.Array(nids))
+}
+
+// GetSendTxn is the event that a device's request became, if it was made before.
+func (tx *Tx) GetSendTxn(deviceNID int64, key string) (event id.EventID, ok bool, err error) {
+	err = tx.QueryRow(`SELECT e.event_id FROM send_txns t JOIN events e ON e.nid = t.event_nid
+		WHERE t.device_nid = $1 AND t.txn_key = $2`, []any{deviceNID, key}, &event)
+	ok, err = found(err)
+	return event, ok, err
+}
+
+// InsertSendTxn remembers which event a device's request became.
+func (tx *Tx) InsertSendTxn(deviceNID int64, key string, event EventNID) error {
+	_, err := tx.Exec(`INSERT INTO send_txns (device_nid, txn_key, event_nid) VALUES ($1, $2, $3)`, deviceNID, key, event)
+	return err
+}
+
+// InsertMissingEvent notes that an event names a previous event that we don't have.
+func (tx *Tx) InsertMissingEvent(room RoomNID, missing id.EventID, wantedBy EventNID) error {
+	_, err := tx.Exec(`INSERT INTO missing_events (room_nid, event_id, wanted_by) VALUES ($1, $2, $3)
+		ON CONFLICT (room_nid, event_id, wanted_by) DO NOTHING`, room, missing, wantedBy)
+	return err
+}
+
+// DeleteMissingEvent notes that we have it now, and says whether anything wanted it.
+func (tx *Tx) DeleteMissingEvent(room RoomNID, event id.EventID) (wanted bool, err error) {
+	n, err := tx.Exec(`DELETE FROM missing_events WHERE room_nid = $1 AND event_id = $2`, room, event)
+	return n > 0, err
+}
+
+// ListMissingEvents are the events that others of the room name and that we don't have: its
+// backward extremities.
+func (tx *Tx) ListMissingEvents(room RoomNID, limit int) ([]id.EventID, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (e id.EventID, err error) { return e, row.Scan(&e) },
+		`SELECT DISTINCT event_id FROM missing_events WHERE room_nid = $1 ORDER BY event_id LIMIT $2`, room, limit)
+}
+
+// GetNodes are the bodies of nodes of state trees, by number.
+func (tx *Tx) GetNodes(nids []int64) (map[int64][]byte, error) {
+	out := make(map[int64][]byte, len(nids))
+	if len(nids) == 1 {
+		var body []byte
+		if err := tx.QueryRow(`SELECT body FROM state_nodes WHERE nid = $1`, []any{nids[0]}, &body); err != nil {
+			return nil, err
+		}
+		out[nids[0]] = body
+		return out, nil
+	}
+	err := tx.Query(`SELECT nid, body FROM state_nodes WHERE nid = ANY($1)`, []any{sqldb.Array(nids)}, func(row sqldb.Scanner) error {
+		var nid int64
+		var body []byte
+		if err := row.Scan(&nid, &body); err != nil {
+			return err
+		}
+		out[nid] = body
+		return nil
+	})
+	return out, err
+}
+
+// InsertNode adds a node of a state tree.
+func (tx *Tx) InsertNode(body []byte) (nid int64, err error) {
+	err = tx.QueryRow(`INSERT INTO state_nodes (body) VALUES ($1) RETURNING nid`, []any{body}, &nid)
+	return nid, err
+}
+
+// nullable stores a zero value as NULL.
+func nullable[T comparable](v T) any {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return v
+}

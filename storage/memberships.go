@@ -1,0 +1,109 @@
+package storage
+
+import (
+	"database/sql"
+
+	"parley/internal/id"
+	"parley/storage/sqldb"
+)
+
+// Membership is a row of memberships: what a user is to a room in its current state.
+type Membership struct {
+	User       id.UserID
+	Room       RoomNID
+	RoomID     id.RoomID
+	Membership string // "join", "invite", "knock", "leave", "ban"
+	// Event is the member event.
+	Event EventNID
+	// Pos is when it came to be so.
+	Pos id.Pos
+	// Local says that the user is one of ours.
+	Local     bool
+	Forgotten bool
+	// Stripped is what an invite or a knock was shown of the room: a JSON list.
+	Stripped []byte
+}
+
+const membershipColumns = `m.user_id, m.room_nid, r.room_id, m.membership, m.event_nid, m.pos, m.local, m.forgotten, m.stripped`
+
+func scanMembership(row sqldb.Scanner) (m Membership, err error) {
+	var stripped sql.NullString
+	err = row.Scan(&m.User, &m.Room, &m.RoomID, &m.Membership, &m.Event, &m.Pos, &m.Local, &m.Forgotten, &stripped)
+	if stripped.Valid {
+		m.Stripped = []byte(stripped.String)
+	}
+	return m, err
+}
+
+// InsertMembership writes what a user is to a room from now on.
+func (tx *Tx) InsertMembership(m *Membership) error {
+	var stripped any
+	if m.Stripped != nil {
+		stripped = string(m.Stripped)
+	}
+	_, err := tx.Exec(`INSERT INTO memberships (user_id, room_nid, membership, event_nid, pos, local, forgotten, stripped)
+		VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7)
+		ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid,
+			pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped`,
+		m.User, m.Room, m.Membership, m.Event, m.Pos, m.Local, stripped)
+	return err
+}
+
+// DeleteMembership removes a user who is in the room's state no longer, not even as having left.
+func (tx *Tx) DeleteMembership(user id.UserID, room RoomNID) error {
+	_, err := tx.Exec(`DELETE FROM memberships WHERE user_id = $1 AND room_nid = $2`, user, room)
+	return err
+}
+
+// UpdateForgotten has a user forget a room that they left, and says whether there was one to forget.
+func (tx *Tx) UpdateForgotten(user id.UserID, room RoomNID) (bool, error) {
+	n, err := tx.Exec(`UPDATE memberships SET forgotten = TRUE WHERE user_id = $1 AND room_nid = $2
+		AND membership IN ('leave', 'ban')`, user, room)
+	return n > 0, err
+}
+
+// GetMembership is what a user is to a room.
+func (tx *Tx) GetMembership(user id.UserID, room RoomNID) (Membership, error) {
+	return one(tx, scanMembership, `SELECT `+membershipColumns+` FROM memberships m JOIN rooms r ON r.nid = m.room_nid
+		WHERE m.user_id = $1 AND m.room_nid = $2`, user, room)
+}
+
+// ListMemberships are all rooms that a user has to do with, the forgotten ones included.
+func (tx *Tx) ListMemberships(user id.UserID) ([]Membership, error) {
+	return sqldb.List(tx.Tx, scanMembership, `SELECT `+membershipColumns+` FROM memberships m JOIN rooms r ON r.nid = m.room_nid
+		WHERE m.user_id = $1 ORDER BY m.room_nid`, user)
+}
+
+// ListJoinedRooms are the rooms that a user is joined to.
+func (tx *Tx) ListJoinedRooms(user id.UserID) ([]id.RoomID, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (r id.RoomID, err error) { return r, row.Scan(&r) },
+		`SELECT r.room_id FROM memberships m JOIN rooms r ON r.nid = m.room_nid
+		WHERE m.user_id = $1 AND m.membership = 'join' ORDER BY m.room_nid`, user)
+}
+
+// ListMembers are a room's members of one membership; all of them, or our own users alone.
+func (tx *Tx) ListMembers(room RoomNID, membership string, localOnly bool) ([]id.UserID, error) {
+	scan := func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) }
+	if localOnly {
+		return sqldb.List(tx.Tx, scan, `SELECT user_id FROM memberships
+			WHERE room_nid = $1 AND membership = $2 AND local ORDER BY user_id`, room, membership)
+	}
+	return sqldb.List(tx.Tx, scan, `SELECT user_id FROM memberships
+		WHERE room_nid = $1 AND membership = $2 ORDER BY user_id`, room, membership)
+}
+
+// ListSomeMembers are up to limit member events of one membership, in the order in which
+// they came to be so: the heroes of a room without a name.
+func (tx *Tx) ListSomeMembers(room RoomNID, memberships []string, except id.UserID, limit int) ([]Membership, error) {
+	return sqldb.List(tx.Tx, scanMembership, `SELECT `+membershipColumns+` FROM memberships m JOIN rooms r ON r.nid = m.room_nid
+		WHERE m.room_nid = $1 AND m.membership = ANY($2) AND m.user_id <> $3
+		ORDER BY m.event_nid LIMIT $4`, room, sqldb.Array(memberships), except, limit)
+}
+
+// ListSharedRooms says which of the given users share a joined room with user.
+func (tx *Tx) ListSharedRooms(user id.UserID, with []id.UserID) ([]id.UserID, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
+		`SELECT DISTINCT o.user_id FROM memberships o JOIN memberships m ON m.room_nid = o.room_nid
+		WHERE o.user_id = ANY($2) AND o.membership = 'join' AND m.user_id = $1 AND m.membership = 'join'`,
+		user, sqldb.Array(with))
+}

@@ -1,0 +1,124 @@
+package storage
+
+import (
+	"strconv"
+	"strings"
+
+	"parley/internal/id"
+	"parley/storage/sqldb"
+)
+
+// RoomNID is a room's number in this database.
+type RoomNID int64
+
+// EventNID is an event's number in this database. It says nothing of order.
+type EventNID int64
+
+// Room is a row of rooms: a room, the head of its DAG, and some counts of its members.
+type Room struct {
+	NID     RoomNID
+	ID      id.RoomID
+	Version id.RoomVersion
+	// Root is the current state; 0 where we know none, as for a room we are only invited to.
+	Root int64
+	// Extremities are the forward extremities.
+	Extremities []EventNID
+	// Depth is the greatest depth among the extremities.
+	Depth           int64
+	Joined, Invited int64
+	Published       bool
+}
+
+const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published`
+
+func scanRoom(row sqldb.Scanner) (r Room, err error) {
+	var extremities string
+	err = row.Scan(&r.NID, &r.ID, &r.Version, &r.Root, &extremities, &r.Depth, &r.Joined, &r.Invited, &r.Published)
+	r.Extremities = parseNIDs(extremities)
+	return r, err
+}
+
+// GetRoom is a room by its ID.
+func (tx *Tx) GetRoom(room id.RoomID) (Room, error) {
+	return one(tx, scanRoom, `SELECT `+roomColumns+` FROM rooms WHERE room_id = $1`, room)
+}
+
+// LockRoom is GetRoom for one who is about to change the room: others wait until the end of
+// the transaction. It comes before every other lock.
+func (tx *Tx) LockRoom(room id.RoomID) (Room, error) {
+	return one(tx, scanRoom, `SELECT `+roomColumns+` FROM rooms WHERE room_id = $1 FOR UPDATE`, room)
+}
+
+// GetRoomByNID is a room by its number.
+func (tx *Tx) GetRoomByNID(nid RoomNID) (Room, error) {
+	return one(tx, scanRoom, `SELECT `+roomColumns+` FROM rooms WHERE nid = $1`, nid)
+}
+
+// InsertRoom adds a room that has no events yet.
+func (tx *Tx) InsertRoom(room id.RoomID, version id.RoomVersion) (Room, error) {
+	r := Room{ID: room, Version: version}
+	err := tx.QueryRow(`INSERT INTO rooms (room_id, version) VALUES ($1, $2) RETURNING nid`, []any{room, version}, &r.NID)
+	return r, err
+}
+
+// UpdateRoomHead writes the room's current state, extremities, depth and counts.
+func (tx *Tx) UpdateRoomHead(r *Room) error {
+	_, err := tx.Exec(`UPDATE rooms SET root = $2, extremities = $3, depth = $4, joined = $5, invited = $6 WHERE nid = $1`,
+		r.NID, r.Root, formatNIDs(r.Extremities), r.Depth, r.Joined, r.Invited)
+	return err
+}
+
+// UpdateRoomPublished puts the room into the public directory or takes it out.
+func (tx *Tx) UpdateRoomPublished(nid RoomNID, published bool) error {
+	_, err := tx.Exec(`UPDATE rooms SET published = $2 WHERE nid = $1`, nid, published)
+	return err
+}
+
+// ListPublishedRooms are the rooms of the public directory, those with most members first.
+func (tx *Tx) ListPublishedRooms() ([]Room, error) {
+	return sqldb.List(tx.Tx, scanRoom, `SELECT `+roomColumns+` FROM rooms WHERE published ORDER BY joined DESC, nid`)
+}
+
+// one is the first row of a query.
+func one[T any](tx *Tx, scan func(sqldb.Scanner) (T, error), query string, args ...any) (T, error) {
+	var out T
+	n := 0
+	err := tx.Query(query, args, func(row sqldb.Scanner) (err error) {
+		if n++; n > 1 {
+			return nil
+		}
+		out, err = scan(row)
+		return err
+	})
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	return out, err
+}
+
+// formatNIDs and parseNIDs keep a short list of numbers in one column: "3,17".
+func formatNIDs(nids []EventNID) string {
+	var b strings.Builder
+	for i, n := range nids {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(strconv.FormatInt(int64(n), 10))
+	}
+	return b.String()
+}
+
+func parseNIDs(s string) []EventNID {
+	if s == "" {
+		return nil
+	}
+	var out []EventNID
+	for part := range strings.SplitSeq(s, ",") {
+		n, err := strconv.ParseInt(part, 10, 64)
+		if err != nil {
+			continue // only our own formatNIDs writes this column
+		}
+		out = append(out, EventNID(n))
+	}
+	return out
+}

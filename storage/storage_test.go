@@ -1,0 +1,134 @@
+package storage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"parley/internal/id"
+	"parley/internal/stream"
+	"parley/storage"
+	"parley/storage/storagetest"
+)
+
+func TestWriteGroups(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		var mu sync.Mutex
+		var seen []id.Pos
+		db := storagetest.Open(t, url, func(n stream.Notice) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, n.Pos)
+		})
+		ctx := context.Background()
+		boom := errors.New("boom")
+		var wg sync.WaitGroup
+		for i := range 200 {
+			wg.Go(func() {
+				err := db.Write(ctx, func(tx *storage.Tx) error {
+					room, err := tx.InsertRoom(id.RoomID(fmt.Sprintf("!r%d:x", i)), "12")
+					if err != nil {
+						return err
+					}
+					switch i % 10 {
+					case 3: // fails after it has written
+						return boom
+					case 4: // is refused by the database
+						_, err := tx.InsertRoom(room.ID, "12")
+						return err
+					case 5:
+						panic("on purpose")
+					}
+					tx.OnPos(1, func(first id.Pos) error {
+						tx.Notify(stream.Notice{Pos: first})
+						return tx.InsertTimeline(room.NID, storage.Ord(first), storage.EventNID(i+1))
+					})
+					return nil
+				})
+				if wantErr := i%10 >= 3 && i%10 <= 5; wantErr != (err != nil) {
+					t.Errorf("write %d: %v", i, err)
+				}
+				if i%10 == 3 && !errors.Is(err, boom) {
+					t.Errorf("write %d: %v instead of its own error", i, err)
+				}
+			})
+		}
+		wg.Wait()
+		if len(seen) != 140 {
+			t.Fatalf("%d notices instead of 140", len(seen))
+		}
+		for i, pos := range seen {
+			if pos != id.Pos(i+1) {
+				t.Fatalf("notice %d has position %d", i, pos)
+			}
+		}
+		if err := db.Read(ctx, func(tx *storage.Tx) error {
+			for i := range 200 {
+				_, err := tx.GetRoom(id.RoomID(fmt.Sprintf("!r%d:x", i)))
+				if want := i%10 < 3 || i%10 > 5; want != (err == nil) {
+					t.Errorf("room %d: %v", i, err)
+				}
+			}
+			pos, err := tx.GetPos()
+			if pos != 140 {
+				t.Errorf("the log is at %d instead of 140", pos)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestListArguments(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		ctx := context.Background()
+		if err := db.Write(ctx, func(tx *storage.Tx) error {
+			room, err := tx.InsertRoom("!r:x", "12")
+			if err != nil {
+				return err
+			}
+			for i := range 5 {
+				e := storage.Event{ID: id.EventID(fmt.Sprintf("$%d", i)), Room: room.NID, JSON: []byte(`{}`)}
+				if err := tx.InsertEvent(&e); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Read(ctx, func(tx *storage.Tx) error {
+			events, err := tx.ListEvents([]id.EventID{"$1", "$3", "$'; DROP"})
+			if len(events) != 2 {
+				t.Errorf("found %v", events)
+			}
+			if _, err := tx.Exec(`DELETE FROM events`); err == nil {
+				t.Error("a reader could write")
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		db := storagetest.Open(t, url, nil)
+		if err := db.Write(context.Background(), func(tx *storage.Tx) error {
+			_, err := tx.Exec(`INSERT INTO schema_migrations (version, name) VALUES (9999, 'future')`)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if other, err := storage.Open(context.Background(), storage.Options{URL: url}); err == nil {
+			other.Close()
+			t.Fatal("a newer schema was opened")
+		} else {
+			t.Log(err)
+		}
+	})
+}

@@ -1,0 +1,80 @@
+// Package storagetest opens empty databases for tests: on SQLite always, on PostgreSQL
+// where PARLEY_TEST_POSTGRES names a server on which databases may be made.
+package storagetest
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	_ "github.com/lib/pq" // registers the driver "postgres"
+
+	"parley/internal/stream"
+	"parley/storage"
+)
+
+// Env names the variable that holds the URL of a PostgreSQL superuser's database.
+const Env = "PARLEY_TEST_POSTGRES"
+
+// Each runs a test on an empty database of each kind, in subtests named sqlite and postgres.
+func Each(t *testing.T, run func(t *testing.T, db *storage.DB)) {
+	t.Helper()
+	EachURL(t, func(t *testing.T, url string) { run(t, Open(t, url, nil)) })
+}
+
+// EachURL runs a test with the URL of an empty database of each kind.
+func EachURL(t *testing.T, run func(t *testing.T, url string)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) { run(t, filepath.Join(t.TempDir(), "parley.db")) })
+	t.Run("postgres", func(t *testing.T) { run(t, Postgres(t)) })
+}
+
+// Open opens a database and closes it at the end of the test.
+func Open(t testing.TB, url string, publish func(stream.Notice)) *storage.DB {
+	t.Helper()
+	db, err := storage.Open(context.Background(), storage.Options{URL: url, Publish: publish})
+	if err != nil {
+		t.Fatalf("open %s: %v", url, err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("close the database: %v", err)
+		}
+	})
+	return db
+}
+
+// Postgres makes an empty database and gives its URL; the test is skipped where there is
+// no server to make it on.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	server := os.Getenv(Env)
+	if server == "" {
+		t.Skipf("no PostgreSQL: %s is not set", Env)
+	}
+	admin, err := sql.Open("postgres", server)
+	if err != nil {
+		t.Fatalf("open %s: %v", Env, err)
+	}
+	name := "parley_" + strings.ToLower(rand.Text()[:12])
+	if _, err := admin.Exec("CREATE DATABASE " + name); err != nil {
+		t.Fatalf("make a database: %v", err)
+	}
+	t.Cleanup(func() {
+		if _, err := admin.Exec("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
+			t.Errorf("drop the database: %v", err)
+		}
+		admin.Close()
+	})
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatalf("parse %s: %v", Env, err)
+	}
+	u.Path = "/" + name
+	return u.String()
+}
