@@ -3,6 +3,7 @@ module parley
 go 1.26.0
 
 require (
+	github.com/goccy/go-yaml v1.19.2
 	github.com/lib/pq v1.12.3
 	modernc.org/sqlite v1.61.1
 )
