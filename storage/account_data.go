@@ -1,0 +1,66 @@
+package storage
+
+import (
+	"parley/internal/id"
+	"parley/storage/sqldb"
+)
+
+// AccountData is a row of account_data: something that a user's clients keep here.
+type AccountData struct {
+	// Room is "" for what is global.
+	Room id.RoomID
+	Type string
+	Pos  id.Pos
+	// Content is a JSON object.
+	Content []byte
+}
+
+func scanAccountData(row sqldb.Scanner) (d AccountData, err error) {
+	return d, row.Scan(&d.Room, &d.Type, &d.Pos, &d.Content)
+}
+
+// GetAccountData is one piece of account data; room is "" for what is global.
+func (tx *Tx) GetAccountData(user id.UserID, room id.RoomID, typ string) (AccountData, error) {
+	return one(tx, scanAccountData, `SELECT room_id, type, pos, content FROM account_data
+		WHERE user_id = $1 AND room_id = $2 AND type = $3`, user, room, typ)
+}
+
+// ListAccountData is all account data of a user with from < pos <= to, global and of rooms,
+// by room and type.
+func (tx *Tx) ListAccountData(user id.UserID, from, to id.Pos) ([]AccountData, error) {
+	return sqldb.List(tx.Tx, scanAccountData, `SELECT room_id, type, pos, content FROM account_data
+		WHERE user_id = $1 AND pos > $2 AND pos <= $3 ORDER BY room_id, type`, user, from, to)
+}
+
+// InsertAccountData writes a piece of account data over what was there.
+func (tx *Tx) InsertAccountData(user id.UserID, d *AccountData) error {
+	_, err := tx.Exec(`INSERT INTO account_data (user_id, room_id, type, pos, content) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (user_id, room_id, type) DO UPDATE SET pos = excluded.pos, content = excluded.content`,
+		user, d.Room, d.Type, d.Pos, string(d.Content))
+	return err
+}
+
+// DeleteAccountData removes all account data of a user.
+func (tx *Tx) DeleteAccountData(user id.UserID) error {
+	_, err := tx.Exec(`DELETE FROM account_data WHERE user_id = $1`, user)
+	return err
+}
+
+// InsertFilter keeps a filter under a name that stands for its text.
+func (tx *Tx) InsertFilter(user id.UserID, filterID string, json []byte) error {
+	_, err := tx.Exec(`INSERT INTO filters (user_id, filter_id, json) VALUES ($1, $2, $3)
+		ON CONFLICT (user_id, filter_id) DO NOTHING`, user, filterID, string(json))
+	return err
+}
+
+// GetFilter is a user's filter.
+func (tx *Tx) GetFilter(user id.UserID, filterID string) (json []byte, err error) {
+	err = tx.QueryRow(`SELECT json FROM filters WHERE user_id = $1 AND filter_id = $2`, []any{user, filterID}, &json)
+	return json, err
+}
+
+// DeleteFilters removes all filters of a user.
+func (tx *Tx) DeleteFilters(user id.UserID) error {
+	_, err := tx.Exec(`DELETE FROM filters WHERE user_id = $1`, user)
+	return err
+}

@@ -1,0 +1,63 @@
+package storage
+
+import (
+	"parley/internal/id"
+	"parley/storage/sqldb"
+)
+
+// The types of receipts.
+const (
+	ReceiptRead        = "m.read"
+	ReceiptReadPrivate = "m.read.private"
+)
+
+// Receipt is a row of receipts: how far a user has read.
+type Receipt struct {
+	Room RoomNID
+	User id.UserID
+	// Type is ReceiptRead or ReceiptReadPrivate, which nobody but User may see.
+	Type string
+	// Thread is "" for a receipt without one, "main", or the thread's root.
+	Thread string
+	Event  id.EventID
+	// Ord is the event's place in the timeline, 0 where it is not known.
+	Ord Ord
+	// TS is in milliseconds since 1970.
+	TS  int64
+	Pos id.Pos
+}
+
+const receiptColumns = `room_nid, user_id, type, thread, event_id, ord, ts, pos`
+
+func scanReceipt(row sqldb.Scanner) (r Receipt, err error) {
+	return r, row.Scan(&r.Room, &r.User, &r.Type, &r.Thread, &r.Event, &r.Ord, &r.TS, &r.Pos)
+}
+
+// InsertReceipt writes a receipt over the one that was there.
+func (tx *Tx) InsertReceipt(r *Receipt) error {
+	_, err := tx.Exec(`INSERT INTO receipts (`+receiptColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (room_nid, user_id, type, thread) DO UPDATE
+		SET event_id = excluded.event_id, ord = excluded.ord, ts = excluded.ts, pos = excluded.pos`,
+		r.Room, r.User, r.Type, r.Thread, r.Event, r.Ord, r.TS, r.Pos)
+	return err
+}
+
+// GetReceipt is one receipt.
+func (tx *Tx) GetReceipt(room RoomNID, user id.UserID, typ, thread string) (Receipt, error) {
+	return one(tx, scanReceipt, `SELECT `+receiptColumns+` FROM receipts
+		WHERE room_nid = $1 AND user_id = $2 AND type = $3 AND thread = $4`, room, user, typ, thread)
+}
+
+// ListReceiptsOfUser are all receipts of one user in a room.
+func (tx *Tx) ListReceiptsOfUser(room RoomNID, user id.UserID) ([]Receipt, error) {
+	return sqldb.List(tx.Tx, scanReceipt, `SELECT `+receiptColumns+` FROM receipts
+		WHERE room_nid = $1 AND user_id = $2`, room, user)
+}
+
+// ListReceipts are up to limit receipts in a room with from < pos <= to that user may see,
+// the newest first.
+func (tx *Tx) ListReceipts(room RoomNID, user id.UserID, from, to id.Pos, limit int) ([]Receipt, error) {
+	return sqldb.List(tx.Tx, scanReceipt, `SELECT `+receiptColumns+` FROM receipts
+		WHERE room_nid = $1 AND pos > $2 AND pos <= $3 AND (type <> 'm.read.private' OR user_id = $4)
+		ORDER BY pos DESC LIMIT $5`, room, from, to, user, limit)
+}

@@ -1,0 +1,109 @@
+package storage
+
+import (
+	"parley/internal/id"
+	"parley/storage/sqldb"
+)
+
+// User is a row of users: an account of this node.
+type User struct {
+	ID id.UserID
+	// Password is the hash of the password, empty where nobody can log in with one.
+	Password string
+	// Created is when, in milliseconds since 1970.
+	Created int64
+	// AppService is the application service that the account belongs to, "" for none.
+	AppService  string
+	Admin       bool
+	Guest       bool
+	Deactivated bool
+	// Erased says that the user asked for what they wrote to be hidden when they left.
+	Erased    bool
+	Locked    bool
+	Suspended bool
+}
+
+const userColumns = `user_id, password, created, appservice, admin, guest, deactivated, erased, locked, suspended`
+
+func scanUser(row sqldb.Scanner) (u User, err error) {
+	return u, row.Scan(&u.ID, &u.Password, &u.Created, &u.AppService,
+		&u.Admin, &u.Guest, &u.Deactivated, &u.Erased, &u.Locked, &u.Suspended)
+}
+
+// InsertUser adds an account; inserted is false when the name is taken.
+func (tx *Tx) InsertUser(u *User) (inserted bool, err error) {
+	n, err := tx.Exec(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		ON CONFLICT (user_id) DO NOTHING`,
+		u.ID, u.Password, u.Created, u.AppService, u.Admin, u.Guest, u.Deactivated, u.Erased, u.Locked, u.Suspended)
+	return n > 0, err
+}
+
+// GetUser is an account.
+func (tx *Tx) GetUser(user id.UserID) (User, error) {
+	return one(tx, scanUser, `SELECT `+userColumns+` FROM users WHERE user_id = $1`, user)
+}
+
+// LockUser is GetUser for one who is about to change what belongs to the account: others wait
+// until the end of the transaction. It comes after the room's lock.
+func (tx *Tx) LockUser(user id.UserID) (User, error) {
+	return one(tx, scanUser, `SELECT `+userColumns+` FROM users WHERE user_id = $1 FOR UPDATE`, user)
+}
+
+// ListUsers are up to limit accounts in the order of their IDs, those after the given one.
+func (tx *Tx) ListUsers(after id.UserID, limit int) ([]User, error) {
+	return sqldb.List(tx.Tx, scanUser, `SELECT `+userColumns+` FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)
+}
+
+// UpdateUser writes all of an account but its name and the time it was made.
+func (tx *Tx) UpdateUser(u *User) error {
+	n, err := tx.Exec(`UPDATE users SET password = $2, appservice = $3, admin = $4, guest = $5, deactivated = $6,
+		erased = $7, locked = $8, suspended = $9 WHERE user_id = $1`,
+		u.ID, u.Password, u.AppService, u.Admin, u.Guest, u.Deactivated, u.Erased, u.Locked, u.Suspended)
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return err
+}
+
+// DirectoryEntry is a user as a search of the directory shows them.
+type DirectoryEntry struct {
+	User id.UserID
+	// Content is the user's member event in one of the rooms, or nil; Name is the display
+	// name of a user of ours as JSON, or "".
+	Content []byte
+	Name    string
+}
+
+// ListDirectory are up to limit active users of ours whose ID or display name contains term,
+// which is in lower case.
+func (tx *Tx) ListDirectory(term string, limit int) ([]DirectoryEntry, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (e DirectoryEntry, err error) {
+		return e, row.Scan(&e.User, &e.Name)
+	}, `SELECT u.user_id, COALESCE(p.value, '') FROM users u
+		LEFT JOIN profiles p ON p.user_id = u.user_id AND p.field = 'displayname'
+		WHERE NOT u.deactivated AND NOT u.guest AND (u.user_id LIKE $1 ESCAPE '\' OR lower(p.value) LIKE $1 ESCAPE '\')
+		ORDER BY u.user_id LIMIT $2`, likeContains(term), limit)
+}
+
+// ListAcquaintances are the users of other servers who share a room with user, each with a
+// member event; no more than limit memberships are looked at.
+func (tx *Tx) ListAcquaintances(user id.UserID, limit int) ([]DirectoryEntry, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (e DirectoryEntry, err error) {
+		return e, row.Scan(&e.User, &e.Content)
+	}, `SELECT o.user_id, e.json FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid
+		JOIN events e ON e.nid = o.event_nid
+		WHERE m.user_id = $1 AND m.membership = 'join' AND o.membership = 'join' AND NOT o.local
+		ORDER BY o.event_nid DESC LIMIT $2`, user, limit)
+}
+
+// likeContains is the pattern of LIKE … ESCAPE '\' for a text that contains s.
+func likeContains(s string) string {
+	out := []byte{'%'}
+	for i := range len(s) {
+		if c := s[i]; c == '%' || c == '_' || c == '\\' {
+			out = append(out, '\\')
+		}
+		out = append(out, s[i])
+	}
+	return string(append(out, '%'))
+}

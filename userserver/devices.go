@@ -1,0 +1,111 @@
+package userserver
+
+import (
+	"context"
+	"errors"
+
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/internal/stream"
+	"parley/storage"
+)
+
+// ListDevices are all devices of a user.
+func (s *Server) ListDevices(ctx context.Context, user id.UserID) ([]storage.Device, error) {
+	return storage.Get(ctx, s.db, func(tx *storage.Tx) ([]storage.Device, error) { return tx.ListDevices(user) })
+}
+
+// GetDevice is one of a user's devices.
+func (s *Server) GetDevice(ctx context.Context, user id.UserID, device id.DeviceID) (storage.Device, error) {
+	d, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.Device, error) { return tx.GetDevice(user, device) })
+	return d, notFound(err, "there is no device %s", device)
+}
+
+// RenameDevice names a device.
+func (s *Server) RenameDevice(ctx context.Context, user id.UserID, device id.DeviceID, name string) error {
+	if len(name) > id.MaxLength || !cleanText(name) {
+		return matrixerr.New(matrixerr.InvalidParam, "the device's name is longer than %d bytes or has characters that are not allowed", id.MaxLength)
+	}
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		d, err := tx.GetDevice(user, device)
+		if err != nil {
+			return notFound(err, "there is no device %s", device)
+		}
+		if d.DisplayName == name {
+			return nil
+		}
+		if err := tx.UpdateDeviceName(d.NID, name); err != nil {
+			return err
+		}
+		deviceListChanged(tx, user)
+		return nil
+	})
+}
+
+// DeleteDevices removes devices, and ends their sessions. Those that are not there are passed over.
+func (s *Server) DeleteDevices(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
+	err := s.db.Write(ctx, func(tx *storage.Tx) error {
+		var found []storage.Device
+		for _, device := range devices {
+			d, err := tx.GetDevice(user, device)
+			if errors.Is(err, storage.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			found = append(found, d)
+		}
+		return deleteDevices(tx, user, found)
+	})
+	if err == nil {
+		s.cache.drop(user)
+	}
+	return err
+}
+
+func (s *Server) deleteDevicesBut(ctx context.Context, user id.UserID, keep int64) error {
+	err := s.db.Write(ctx, func(tx *storage.Tx) error { return deleteDevicesBut(tx, user, keep) })
+	if err == nil {
+		s.cache.drop(user)
+	}
+	return err
+}
+
+// deleteDevicesBut removes all devices of a user but one.
+func deleteDevicesBut(tx *storage.Tx, user id.UserID, keep int64) error {
+	all, err := tx.ListDevices(user)
+	if err != nil {
+		return err
+	}
+	var gone []storage.Device
+	for _, d := range all {
+		if d.NID != keep {
+			gone = append(gone, d)
+		}
+	}
+	return deleteDevices(tx, user, gone)
+}
+
+func deleteDevices(tx *storage.Tx, user id.UserID, devices []storage.Device) error {
+	if len(devices) == 0 {
+		return nil
+	}
+	for i := range devices {
+		if err := tx.DeleteDevice(&devices[i]); err != nil {
+			return err
+		}
+	}
+	deviceListChanged(tx, user)
+	return nil
+}
+
+// deviceListChanged has all who share a room with the user learn that their devices changed.
+//
+// spec: client-server-api/modules/end_to_end_encryption.md#tracking-the-device-list-for-a-user
+func deviceListChanged(tx *storage.Tx, user id.UserID) {
+	tx.OnPos(1, func(pos id.Pos) error {
+		tx.Notify(stream.Notice{Pos: pos, Kind: stream.DeviceList, User: user, Users: []id.UserID{user}})
+		return tx.UpdateDeviceList(user, pos)
+	})
+}
