@@ -18,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"parley/internal/id"
 )
 
 // write makes a file and gives its path.
@@ -344,6 +346,12 @@ func TestSample(t *testing.T) {
 		}
 	}
 	sample := string(Sample("matrix.test:8448"))
+	for _, name := range []string{"localhost", "[::1]", "[::1]:80", "1.2", "12", "true", "a:1"} {
+		c, err := Load(write(t, dir, "parley.yaml", string(Sample(id.ServerName(name)))))
+		if err != nil || string(c.ServerName) != name {
+			t.Errorf("the sample for %s: %v, %v", name, c, err)
+		}
+	}
 	t.Run("as written", func(t *testing.T) { same(t, sample) })
 	t.Run("every setting in force", func(t *testing.T) {
 		all := regexp.MustCompile(`(?m)^( *)#((?:[a-z_]+:|  - ).*)$`).ReplaceAllString(sample, "$1$2")

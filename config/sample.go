@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	_ "embed"
+	"strconv"
 
 	"parley/internal/id"
 )
@@ -13,5 +14,6 @@ var sample []byte
 // Sample is a configuration file for the named server: every setting with its default,
 // commented out, and what it does.
 func Sample(name id.ServerName) []byte {
-	return bytes.Replace(sample, []byte("\nserver_name: example.org\n"), []byte("\nserver_name: "+string(name)+"\n"), 1)
+	// In quotes, because [::1] and 1.2 are server names, and something else in YAML.
+	return bytes.Replace(sample, []byte(`"example.org"`), []byte(strconv.Quote(string(name))), 1)
 }

@@ -148,7 +148,7 @@ func (g *generator) section(v reflect.Value, path string, depth int) {
 		case isSection:
 			fmt.Fprintf(&g.sample, "%s%s:\n", indent, key)
 		case name == "server_name":
-			fmt.Fprintf(&g.sample, "%s: %s\n", key, scalar(value))
+			fmt.Fprintf(&g.sample, "%s: %q\n", key, value)
 		case value.Kind() == reflect.Slice && value.Len() > 4:
 			fmt.Fprintf(&g.sample, "%s#%s:\n", indent, key)
 			for j := range value.Len() {
