@@ -158,9 +158,20 @@ func (tx *Tx) GetNodes(nids []int64) (map[int64][]byte, error) {
 	return out, err
 }
 
-// InsertNode adds a node of a state tree.
+// InsertNode adds a node of a state tree. A number is never given twice while the process
+// runs, not even one whose insertion was rolled back: caches of nodes rely on it. SQLite by
+// itself would give it again.
 func (tx *Tx) InsertNode(body []byte) (nid int64, err error) {
-	err = tx.QueryRow(`INSERT INTO state_nodes (body) VALUES ($1) RETURNING nid`, []any{body}, &nid)
+	if tx.Dialect() == sqldb.SQLite {
+		err = tx.QueryRow(`INSERT INTO state_nodes (nid, body)
+			VALUES (MAX((SELECT COALESCE(MAX(nid), 0) FROM state_nodes), $2) + 1, $1) RETURNING nid`,
+			[]any{body, tx.db.lastNode.Load()}, &nid)
+	} else {
+		err = tx.QueryRow(`INSERT INTO state_nodes (body) VALUES ($1) RETURNING nid`, []any{body}, &nid)
+	}
+	if err == nil {
+		tx.db.lastNode.Store(nid)
+	}
 	return nid, err
 }
 

@@ -107,3 +107,21 @@ func (tx *Tx) ListSharedRooms(user id.UserID, with []id.UserID) ([]id.UserID, er
 		WHERE o.user_id = ANY($2) AND o.membership = 'join' AND m.user_id = $1 AND m.membership = 'join'`,
 		user, sqldb.Array(with))
 }
+
+// ListServers are the servers that have a member in a room.
+func (tx *Tx) ListServers(room RoomNID) ([]id.ServerName, error) {
+	seen := make(map[id.ServerName]struct{})
+	var out []id.ServerName
+	err := tx.Query(`SELECT user_id FROM memberships WHERE room_nid = $1 AND membership = 'join'`, []any{room}, func(row sqldb.Scanner) error {
+		var user id.UserID
+		if err := row.Scan(&user); err != nil {
+			return err
+		}
+		if _, ok := seen[user.Server()]; !ok {
+			seen[user.Server()] = struct{}{}
+			out = append(out, user.Server())
+		}
+		return nil
+	})
+	return out, err
+}

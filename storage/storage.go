@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"parley/internal/id"
 	"parley/internal/stream"
@@ -43,12 +44,14 @@ type DB struct {
 	db      *sqldb.DB
 	publish func(stream.Notice)
 	epoch   string
+	// lastNode is the newest number given to a node of a state tree.
+	lastNode atomic.Int64
 }
 
 // Tx is a transaction. Its methods are the queries.
 type Tx struct {
 	*sqldb.Tx
-	publish func(stream.Notice)
+	db *DB
 }
 
 // Open connects to the database and brings its schema up to date.
@@ -94,12 +97,12 @@ func (db *DB) Epoch() string { return db.epoch }
 // Write runs fn in a transaction, perhaps shared, and returns when what it wrote is
 // durable. fn may run more than once. See package sqldb.
 func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
-	return db.db.Write(ctx, func(tx *sqldb.Tx) error { return fn(&Tx{tx, db.publish}) })
+	return db.db.Write(ctx, func(tx *sqldb.Tx) error { return fn(&Tx{tx, db}) })
 }
 
 // Read runs fn on an unchanging snapshot.
 func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
-	return db.db.Read(ctx, func(tx *sqldb.Tx) error { return fn(&Tx{tx, db.publish}) })
+	return db.db.Read(ctx, func(tx *sqldb.Tx) error { return fn(&Tx{tx, db}) })
 }
 
 // Get is Read for a function with a result.
@@ -115,8 +118,8 @@ func Get[T any](ctx context.Context, db *DB, fn func(*Tx) (T, error)) (T, error)
 // Notify has a notice sent once the transaction is durable. Call it in the function given
 // to OnPos, where positions are known.
 func (tx *Tx) Notify(n stream.Notice) {
-	if tx.publish != nil {
-		tx.AfterCommit(func() { tx.publish(n) })
+	if tx.db.publish != nil {
+		tx.AfterCommit(func() { tx.db.publish(n) })
 	}
 }
 

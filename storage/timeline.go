@@ -118,13 +118,16 @@ type Relation struct {
 	RelType string
 	Type    string
 	Sender  id.UserID
+	// TargetSender is who sent the event that is related to; "" where we don't have it.
+	TargetSender id.UserID
 }
 
 // InsertRelation notes that an event relates to another.
 func (tx *Tx) InsertRelation(r *Relation) error {
-	_, err := tx.Exec(`INSERT INTO relations (room_nid, target, event_nid, rel_type, type, sender) VALUES ($1, $2, $3, $4, $5, $6)
+	_, err := tx.Exec(`INSERT INTO relations (room_nid, target, event_nid, rel_type, type, sender, target_sender)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (room_nid, target, event_nid) DO NOTHING`,
-		r.Room, r.Target, r.Event, r.RelType, r.Type, r.Sender)
+		r.Room, r.Target, r.Event, r.RelType, r.Type, r.Sender, r.TargetSender)
 	return err
 }
 
@@ -134,19 +137,58 @@ func (tx *Tx) DeleteRelation(event EventNID) error {
 	return err
 }
 
-// ListRelations are up to limit events that relate to target and stand in the timeline with
-// to < ord <= from, the newest first. An empty relType or eventType means any.
-func (tx *Tx) ListRelations(room RoomNID, target id.EventID, relType, eventType string, from, to Ord, limit int) ([]TimelineEvent, error) {
-	return sqldb.List(tx.Tx, scanTimelineEvent, `SELECT `+timelineColumns+`
-		FROM relations r JOIN timeline t ON t.event_nid = r.event_nid JOIN events e ON e.nid = r.event_nid
-		WHERE r.room_nid = $1 AND r.target = $2 AND ($3 = '' OR r.rel_type = $3) AND ($4 = '' OR r.type = $4)
-		AND t.ord <= $5 AND t.ord > $6 ORDER BY t.ord DESC LIMIT $7`, room, target, relType, eventType, from, to, limit)
+// RelationsQuery selects events that relate to others.
+type RelationsQuery struct {
+	Room    RoomNID
+	Targets []id.EventID
+	RelType string // "": any
+	Type    string // "": any
+	// Backward lists the newest first, with To < ord <= From; else the oldest, with From < ord <= To.
+	From, To Ord
+	Backward bool
+	Limit    int
 }
 
-// ListRelationsForwards is ListRelations with the oldest first.
-func (tx *Tx) ListRelationsForwards(room RoomNID, target id.EventID, relType, eventType string, from, to Ord, limit int) ([]TimelineEvent, error) {
-	return sqldb.List(tx.Tx, scanTimelineEvent, `SELECT `+timelineColumns+`
+// ListRelations are events that relate to others.
+func (tx *Tx) ListRelations(q RelationsQuery) ([]TimelineEvent, error) {
+	const query = `SELECT ` + timelineColumns + `
 		FROM relations r JOIN timeline t ON t.event_nid = r.event_nid JOIN events e ON e.nid = r.event_nid
-		WHERE r.room_nid = $1 AND r.target = $2 AND ($3 = '' OR r.rel_type = $3) AND ($4 = '' OR r.type = $4)
-		AND t.ord > $5 AND t.ord <= $6 ORDER BY t.ord LIMIT $7`, room, target, relType, eventType, from, to, limit)
+		WHERE r.room_nid = $1 AND r.target = ANY($2) AND ($3 = '' OR r.rel_type = $3) AND ($4 = '' OR r.type = $4)
+		AND t.ord > $5 AND t.ord <= $6 ORDER BY t.ord `
+	if q.Backward {
+		return sqldb.List(tx.Tx, scanTimelineEvent, query+`DESC LIMIT $7`,
+			q.Room, sqldb.Array(q.Targets), q.RelType, q.Type, q.To, q.From, q.Limit)
+	}
+	return sqldb.List(tx.Tx, scanTimelineEvent, query+`LIMIT $7`,
+		q.Room, sqldb.Array(q.Targets), q.RelType, q.Type, q.From, q.To, q.Limit)
+}
+
+// Thread is a thread: the event that it hangs on, and the place of its newest reply.
+type Thread struct {
+	Root   id.EventID
+	Newest Ord
+}
+
+// ListThreads are a room's threads with their newest reply before a place of the timeline,
+// those with the newest first; with a participant, those that the user started or replied in.
+func (tx *Tx) ListThreads(room RoomNID, participant id.UserID, before Ord, limit int) ([]Thread, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (t Thread, err error) { return t, row.Scan(&t.Root, &t.Newest) },
+		`SELECT r.target, MAX(t.ord) AS newest FROM relations r JOIN timeline t ON t.event_nid = r.event_nid
+		WHERE r.room_nid = $1 AND r.rel_type = 'm.thread'
+		AND ($2 = '' OR r.target_sender = $2 OR EXISTS (SELECT 1 FROM relations p WHERE p.room_nid = r.room_nid
+			AND p.target = r.target AND p.rel_type = 'm.thread' AND p.sender = $2))
+		GROUP BY r.target HAVING MAX(t.ord) < $3 ORDER BY newest DESC LIMIT $4`,
+		room, participant, before, limit)
+}
+
+// ListRelationsOf are all relations to the given events, the oldest first.
+func (tx *Tx) ListRelationsOf(room RoomNID, targets []id.EventID) ([]Relation, error) {
+	if len(targets) == 0 {
+		return nil, nil
+	}
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (r Relation, err error) {
+		return r, row.Scan(&r.Room, &r.Target, &r.Event, &r.RelType, &r.Type, &r.Sender, &r.TargetSender)
+	}, `SELECT r.room_nid, r.target, r.event_nid, r.rel_type, r.type, r.sender, r.target_sender
+		FROM relations r JOIN timeline t ON t.event_nid = r.event_nid
+		WHERE r.room_nid = $1 AND r.target = ANY($2) ORDER BY t.ord`, room, sqldb.Array(targets))
 }

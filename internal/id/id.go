@@ -239,3 +239,8 @@ func serverOf(s string) ServerName {
 	}
 	return ""
 }
+
+// NewEventID makes an event ID as room versions 1 and 2 have them.
+func NewEventID(opaque string, server ServerName) EventID {
+	return EventID("$" + opaque + ":" + string(server))
+}

@@ -100,6 +100,7 @@ CREATE TABLE relations (
     rel_type  TEXT NOT NULL,
     type      TEXT NOT NULL,
     sender    TEXT NOT NULL,
+    target_sender TEXT NOT NULL,
     PRIMARY KEY (room_nid, target, event_nid)
 );
 CREATE INDEX relations_type ON relations (room_nid, rel_type, event_nid);

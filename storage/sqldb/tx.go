@@ -161,3 +161,6 @@ func isSelect(query string) bool {
 	}
 	return true
 }
+
+// Writing says whether the transaction may write, and so may yet be rolled back.
+func (tx *Tx) Writing() bool { return tx.writing }

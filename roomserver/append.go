@@ -1,0 +1,328 @@
+package roomserver
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/tidwall/gjson"
+
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/internal/stream"
+	"parley/roomserver/state"
+	"parley/storage"
+)
+
+// Txn names a client's request, so that the same request again becomes the same event.
+type Txn struct {
+	// DeviceNID is the device that asked. 0 means a request without a transaction ID.
+	DeviceNID int64
+	// ID is the transaction ID, shown to that device in the event's unsigned data.
+	ID string
+	// Scope tells apart requests of one device that may use one ID twice: the endpoint.
+	//
+	// spec: client-server-api/index.md#transaction-identifiers
+	Scope string
+}
+
+func (t Txn) key() string { return t.Scope + "\x1f" + t.ID }
+
+// work is one transaction's change of one room: the head as it will be, and what the
+// change does to memberships.
+type work struct {
+	tx   *storage.Tx
+	room storage.Room
+	// stripped is what invited users are shown, by user.
+	stripped map[id.UserID][]byte
+	dirty    bool
+}
+
+// lock begins a change of a room that must be there, and have a state.
+func (s *Server) lock(tx *storage.Tx, room id.RoomID) (*work, error) {
+	r, err := tx.LockRoom(room)
+	if missing, err := notFound(err); err != nil {
+		return nil, err
+	} else if missing || r.Root == 0 {
+		return nil, errUnknownRoom
+	}
+	return &work{tx: tx, room: r}, nil
+}
+
+// errUnknownRoom does not tell a room that is not there from one that is not one's own.
+var errUnknownRoom = matrixerr.New(matrixerr.Forbidden, "You are not in this room, or it is not known to this server.")
+
+// finish writes the room's head, once for all that was appended.
+func (w *work) finish() error {
+	if !w.dirty {
+		return nil
+	}
+	return w.tx.UpdateRoomHead(&w.room)
+}
+
+// append builds an event of ours on the room's forward extremities, judges it by the
+// current state, and makes it the new head.
+func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
+	if d.TS == 0 {
+		d.TS = s.now()
+	}
+	set, err := s.authFor(w.tx, &w.room, w.room.Root, d)
+	if err != nil {
+		return nil, err
+	}
+	auth, err := s.authLinks(&w.room, set)
+	if err != nil {
+		return nil, err
+	}
+	prev, err := s.prevLinks(w)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.build(&w.room, d, prev, auth, w.room.Depth+1)
+	if err != nil {
+		return nil, err
+	}
+	if err := allowed(e, set); err != nil {
+		return nil, err
+	}
+	e.DeviceNID, e.TxnID = txn.DeviceNID, txn.ID
+	if err := s.persist(w, e, w.room.Root); err != nil {
+		return nil, err
+	}
+	if txn.DeviceNID != 0 {
+		if err := w.tx.InsertSendTxn(txn.DeviceNID, txn.key(), e.NID); err != nil {
+			return nil, err
+		}
+	}
+	w.room.Extremities = []storage.EventNID{e.NID}
+	w.room.Depth++
+	w.dirty = true
+	return e, s.moveState(w, e.Root)
+}
+
+// maxPrevEvents bounds the prev_events of an event; what is left out stays a forward
+// extremity until the next.
+//
+// spec: rooms/v12.md#event-format-1
+const maxPrevEvents = 20
+
+func (s *Server) prevLinks(w *work) ([]link, error) {
+	var links []link
+	rows, err := w.tx.ListEventsByNID(w.room.Extremities)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		l := link{id: row.ID}
+		if w.room.Version == "1" || w.room.Version == "2" {
+			e, err := parseEvent(w.room.Version, row)
+			if err != nil {
+				return nil, err
+			}
+			if l, err = linkTo(w.room.Version, e); err != nil {
+				return nil, err
+			}
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+// persist writes an accepted event and the state after it, and gives it its place in the
+// timeline. before is the root of the state before it.
+func (s *Server) persist(w *work, e *event, before int64) error {
+	e.Room, e.Root, e.Status = w.room.NID, before, storage.Accepted
+	if err := w.tx.InsertEvent(&e.Event); err != nil {
+		return err
+	}
+	if e.StateKey() != nil {
+		if err := s.putState(w, e, before); err != nil {
+			return err
+		}
+		s.remember(w.tx, e)
+	}
+	if err := s.relate(w, e); err != nil {
+		return err
+	}
+	if err := s.applyRedaction(w, e); err != nil {
+		return err
+	}
+	var users []id.UserID
+	if e.Type() == spec.MRoomMember && e.StateKey() != nil {
+		users = []id.UserID{id.UserID(*e.StateKey())}
+	}
+	room := w.room.ID
+	w.tx.OnPos(1, func(pos id.Pos) error {
+		w.tx.Notify(stream.Notice{Pos: pos, Kind: stream.Event, Room: room, User: id.UserID(e.SenderID()), Users: users})
+		return w.tx.InsertTimeline(e.Room, storage.Ord(pos), e.NID)
+	})
+	return nil
+}
+
+// putState writes the state after a state event.
+func (s *Server) putState(w *work, e *event, before int64) error {
+	replaced, _, err := s.tree.Get(w.tx, state.Root(before), e.key())
+	if err != nil {
+		return err
+	}
+	root, err := s.tree.Set(w.tx, state.Root(before), []state.Entry{{Key: e.key(), NID: e.nid()}})
+	if err != nil {
+		return err
+	}
+	e.Root, e.Replaces = int64(root), storage.EventNID(replaced)
+	return w.tx.UpdateEventPlace(&e.Event)
+}
+
+// moveState makes root the room's current state, and brings memberships and counts up to
+// date with what that changes: one member for an ordinary join, many for a merge of forks.
+func (s *Server) moveState(w *work, root int64) error {
+	if root == w.room.Root {
+		return nil
+	}
+	changes, err := s.tree.Diff(w.tx, state.Root(w.room.Root), state.Root(root))
+	if err != nil {
+		return err
+	}
+	var nids []storage.EventNID
+	for _, c := range changes {
+		for _, nid := range []state.EventNID{c.A, c.B} {
+			if nid != 0 {
+				nids = append(nids, storage.EventNID(nid))
+			}
+		}
+	}
+	events, err := s.loadEvents(w.tx, w.room.Version, nids)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		before, after := events[storage.EventNID(c.A)], events[storage.EventNID(c.B)]
+		if err := s.moveMember(w, before, after); err != nil {
+			return err
+		}
+	}
+	w.room.Root = root
+	w.dirty = true
+	return nil
+}
+
+// moveMember brings the membership of one user up to date; either event may be nil.
+func (s *Server) moveMember(w *work, before, after *event) error {
+	either := after
+	if either == nil {
+		either = before
+	}
+	if either.Type() != spec.MRoomMember {
+		return nil
+	}
+	count := func(e *event, by int64) {
+		switch {
+		case e == nil:
+		case e.membership() == spec.Join:
+			w.room.Joined += by
+		case e.membership() == spec.Invite:
+			w.room.Invited += by
+		}
+	}
+	count(before, -1)
+	count(after, +1)
+	user := id.UserID(*either.StateKey())
+	if after == nil {
+		return w.tx.DeleteMembership(user, w.room.NID)
+	}
+	m := storage.Membership{
+		User: user, Room: w.room.NID, Membership: after.membership(), Event: after.NID,
+		Local: s.local(user), Stripped: w.stripped[user],
+	}
+	w.tx.OnPos(1, func(pos id.Pos) error {
+		m.Pos = pos
+		return w.tx.InsertMembership(&m)
+	})
+	return nil
+}
+
+// relate notes what an event relates to.
+//
+// spec: client-server-api/index.md#forming-relationships-between-events
+func (s *Server) relate(w *work, e *event) error {
+	relates := gjson.GetBytes(e.Content(), `m\.relates_to`)
+	target, relType := relates.Get("event_id").Str, relates.Get("rel_type").Str
+	if target == "" || relType == "" || len(target) > id.MaxLength || len(relType) > id.MaxLength || e.StateKey() != nil {
+		return nil
+	}
+	r := storage.Relation{Room: e.Room, Target: id.EventID(target), Event: e.NID, RelType: relType,
+		Type: e.Type(), Sender: id.UserID(e.SenderID())}
+	victim, err := w.tx.GetEvent(r.Target)
+	if missing, err := notFound(err); err != nil {
+		return err
+	} else if !missing {
+		if victim.Room != e.Room {
+			return nil // an event of another room can't be related to
+		}
+		r.TargetSender = id.UserID(gjson.GetBytes(victim.JSON, "sender").Str)
+	}
+	return w.tx.InsertRelation(&r)
+}
+
+// redactsOf is the event that a redaction names: in its content from room version 11 on.
+//
+// spec: rooms/v11.md#moving-the-redacts-property-of-mroomredaction-events-to-a-content-property
+func redactsOf(version id.RoomVersion, e *event) id.EventID {
+	if redactsInContent(version) {
+		return id.EventID(e.field("redacts"))
+	}
+	return id.EventID(e.Redacts())
+}
+
+func redactsInContent(version id.RoomVersion) bool {
+	return !slices.Contains([]id.RoomVersion{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10"}, version)
+}
+
+// applyRedaction blanks the event that a redaction names, if its sender may: the sender of
+// the event itself, of the same server before room version 3, or somebody of the power to.
+//
+// spec: rooms/v3.md#handling-redactions
+func (s *Server) applyRedaction(w *work, e *event) error {
+	if e.Type() != spec.MRoomRedaction || e.StateKey() != nil {
+		return nil
+	}
+	target, err := w.tx.GetEvent(redactsOf(w.room.Version, e))
+	if missing, err := notFound(err); err != nil {
+		return err
+	} else if missing || target.Room != w.room.NID || target.RedactedBy != 0 {
+		return nil
+	}
+	victim, err := parseEvent(w.room.Version, target)
+	if err != nil {
+		return err
+	}
+	if victim.Type() == spec.MRoomCreate {
+		return nil
+	}
+	may, err := s.mayRedact(w.tx, &w.room, w.room.Root, id.UserID(e.SenderID()), id.UserID(victim.SenderID()))
+	if err != nil || !may {
+		return err
+	}
+	return s.blank(w, victim, e.NID)
+}
+
+// blank replaces an event by its redacted form.
+func (s *Server) blank(w *work, victim *event, by storage.EventNID) error {
+	victim.Redact()
+	redacted := victim.PDU.JSON()
+	if err := w.tx.UpdateEventRedacted(victim.NID, by, redacted); err != nil {
+		return fmt.Errorf("redact %s: %w", victim.ID, err)
+	}
+	s.forget(w.tx, victim.NID)
+	return w.tx.DeleteRelation(victim.NID)
+}
+
+// forget drops an event from the cache, now and once more when the change is durable, as
+// a reader may have cached the old form in between.
+func (s *Server) forget(tx *storage.Tx, nid storage.EventNID) {
+	s.events.lru.Remove(nid)
+	tx.AfterCommit(func() {
+		s.events.lru.Remove(nid)
+		s.authSets.Purge()
+	})
+}

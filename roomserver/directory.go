@@ -1,0 +1,319 @@
+package roomserver
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/tidwall/gjson"
+
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/roomserver/state"
+	"parley/storage"
+)
+
+// newAlias makes an alias of ours point to a room.
+func (s *Server) newAlias(tx *storage.Tx, localpart string, room id.RoomID, creator id.UserID) (id.RoomAlias, error) {
+	alias := id.NewRoomAlias(localpart, s.name)
+	if _, err := id.ParseRoomAlias(string(alias)); err != nil || strings.ContainsAny(localpart, ": \t\n") {
+		return "", matrixerr.New(matrixerr.InvalidParam, "%q can't be a room alias.", string(alias))
+	}
+	inserted, err := tx.InsertAlias(storage.Alias{Alias: alias, Room: room, Creator: creator})
+	if err != nil {
+		return "", err
+	}
+	if !inserted {
+		return "", matrixerr.New(matrixerr.RoomInUse, "The alias %s is taken.", alias)
+	}
+	return alias, nil
+}
+
+// CreateAlias makes an alias of ours point to a room.
+//
+// spec: client-server-api/index.md#put_matrixclientv3directoryroomroomalias
+func (s *Server) CreateAlias(ctx context.Context, user id.UserID, alias id.RoomAlias, room id.RoomID) error {
+	if alias.Server() != s.name {
+		return matrixerr.New(matrixerr.InvalidParam, "Aliases of this server end in :%s.", s.name)
+	}
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		_, err := tx.GetRoom(room)
+		if missing, err := notFound(err); err != nil {
+			return err
+		} else if missing {
+			return matrixerr.New(matrixerr.NotFound, "This room is not known to this server.")
+		}
+		inserted, err := tx.InsertAlias(storage.Alias{Alias: alias, Room: room, Creator: user})
+		if err == nil && !inserted {
+			return matrixerr.New(matrixerr.Unknown, "The alias %s is taken.", alias).WithStatus(409)
+		}
+		return err
+	})
+}
+
+// DeleteAlias removes an alias: its creator's own, or any with the power to set the
+// canonical alias of its room.
+//
+// spec: client-server-api/index.md#delete_matrixclientv3directoryroomroomalias
+func (s *Server) DeleteAlias(ctx context.Context, user id.UserID, alias id.RoomAlias) error {
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		a, err := tx.GetAlias(alias)
+		if missing, err := notFound(err); err != nil {
+			return err
+		} else if missing {
+			return matrixerr.New(matrixerr.NotFound, "There is no alias %s.", alias)
+		}
+		if a.Creator == user {
+			return tx.DeleteAlias(alias)
+		}
+		room, err := tx.GetRoom(a.Room)
+		if err != nil {
+			return err
+		}
+		p, err := s.powers(tx, &room, room.Root)
+		if err != nil {
+			return err
+		}
+		if !p.mayState(user, spec.MRoomCanonicalAlias) {
+			return matrixerr.New(matrixerr.Forbidden, "You neither made this alias nor have the power to remove it.")
+		}
+		return tx.DeleteAlias(alias)
+	})
+}
+
+// ResolveAlias is the room behind an alias, and servers that are in it.
+//
+// spec: client-server-api/index.md#get_matrixclientv3directoryroomroomalias
+func (s *Server) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []id.ServerName, err error) {
+	if alias.Server() != s.name {
+		return "", nil, matrixerr.New(matrixerr.NotFound, "There is no room with the alias %s.", alias)
+	}
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		a, err := tx.GetAlias(alias)
+		if missing, err := notFound(err); err != nil {
+			return err
+		} else if missing {
+			return matrixerr.New(matrixerr.NotFound, "There is no room with the alias %s.", alias)
+		}
+		room = a.Room
+		servers, err = s.servers(tx, room)
+		return err
+	})
+	return room, servers, err
+}
+
+// servers are some of the servers that are in a room, ours first if it is.
+func (s *Server) servers(tx *storage.Tx, room id.RoomID) ([]id.ServerName, error) {
+	r, err := tx.GetRoom(room)
+	if missing, err := notFound(err); missing || err != nil {
+		return nil, err
+	}
+	servers, err := tx.ListServers(r.NID)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(servers, func(a, b id.ServerName) int {
+		switch {
+		case a == s.name && b != s.name:
+			return -1
+		case b == s.name && a != s.name:
+			return 1
+		}
+		return 0
+	})
+	return servers, nil
+}
+
+// ListAliases are a room's aliases on this server, for its members and, where everybody may
+// read the room, for all.
+//
+// spec: client-server-api/index.md#get_matrixclientv3roomsroomidaliases
+func (s *Server) ListAliases(ctx context.Context, user id.UserID, room id.RoomID) ([]id.RoomAlias, error) {
+	out := []id.RoomAlias{}
+	err := s.db.Read(ctx, func(tx *storage.Tx) error {
+		v, err := s.view(tx, user, room)
+		if err != nil {
+			return err
+		}
+		now, err := v.at(v.Room.Root)
+		if err != nil {
+			return err
+		}
+		if !v.Joined() && now.history != "world_readable" {
+			return errUnknownRoom
+		}
+		aliases, err := tx.ListAliases(room)
+		for _, a := range aliases {
+			out = append(out, a.Alias)
+		}
+		return err
+	})
+	return out, err
+}
+
+// checkCanonicalAlias refuses aliases that do not point to the room, among those that an
+// m.room.canonical_alias event adds.
+//
+// spec: client-server-api/index.md#mroomcanonical_alias
+func (s *Server) checkCanonicalAlias(ctx context.Context, r SendRequest) error {
+	aliasesOf := func(content []byte) []string {
+		var out []string
+		if a := gjson.GetBytes(content, "alias"); a.Type == gjson.String && a.Str != "" {
+			out = append(out, a.Str)
+		}
+		for _, a := range gjson.GetBytes(content, "alt_aliases").Array() {
+			out = append(out, a.Str)
+		}
+		return out
+	}
+	return s.db.Read(ctx, func(tx *storage.Tx) error {
+		room, err := tx.GetRoom(r.Room)
+		if missing, err := notFound(err); missing || err != nil {
+			return err // the write says so
+		}
+		current, err := s.stateEvent(tx, &room, room.Root, spec.MRoomCanonicalAlias, "")
+		if err != nil {
+			return err
+		}
+		var known []string
+		if current != nil {
+			known = aliasesOf(current.Content())
+		}
+		for _, alias := range aliasesOf(r.Content) {
+			if slices.Contains(known, alias) {
+				continue
+			}
+			parsed, err := id.ParseRoomAlias(alias)
+			if err != nil {
+				return matrixerr.New(matrixerr.InvalidParam, "%q is not a room alias.", alias)
+			}
+			a, err := tx.GetAlias(parsed)
+			if missing, err := notFound(err); err != nil {
+				return err
+			} else if missing || a.Room != r.Room {
+				return matrixerr.New(matrixerr.BadAlias, "The alias %s does not point to this room.", alias)
+			}
+		}
+		return nil
+	})
+}
+
+// Publish puts a room into the public directory, or takes it out.
+//
+// spec: client-server-api/index.md#put_matrixclientv3directorylistroomroomid
+func (s *Server) Publish(ctx context.Context, user id.UserID, room id.RoomID, public bool) error {
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		w, err := s.lock(tx, room)
+		if err != nil {
+			return matrixerr.New(matrixerr.NotFound, "This room is not known to this server.")
+		}
+		if err := s.mustBeJoined(w, user); err != nil {
+			return err
+		}
+		p, err := s.powers(tx, &w.room, w.room.Root)
+		if err != nil {
+			return err
+		}
+		if !p.mayState(user, spec.MRoomCanonicalAlias) {
+			return matrixerr.New(matrixerr.Forbidden, "You don't have the power to publish this room.")
+		}
+		return tx.UpdateRoomPublished(w.room.NID, public)
+	})
+}
+
+// Published says whether a room is in the public directory.
+//
+// spec: client-server-api/index.md#get_matrixclientv3directorylistroomroomid
+func (s *Server) Published(ctx context.Context, room id.RoomID) (bool, error) {
+	r, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.Room, error) { return tx.GetRoom(room) })
+	if missing, err := notFound(err); err != nil {
+		return false, err
+	} else if missing {
+		return false, matrixerr.New(matrixerr.NotFound, "This room is not known to this server.")
+	}
+	return r.Published, nil
+}
+
+// PublicRoom is a room as the public directory and summaries show it.
+//
+// spec: client-server-api/index.md#post_matrixclientv3publicrooms
+type PublicRoom struct {
+	RoomID           id.RoomID      `json:"room_id"`
+	Name             string         `json:"name,omitempty"`
+	Topic            string         `json:"topic,omitempty"`
+	AvatarURL        string         `json:"avatar_url,omitempty"`
+	CanonicalAlias   string         `json:"canonical_alias,omitempty"`
+	JoinRule         string         `json:"join_rule,omitempty"`
+	RoomType         string         `json:"room_type,omitempty"`
+	NumJoinedMembers int64          `json:"num_joined_members"`
+	WorldReadable    bool           `json:"world_readable"`
+	GuestCanJoin     bool           `json:"guest_can_join"`
+	Version          id.RoomVersion `json:"-"`
+}
+
+// PublicRoomsFilter selects rooms of the directory.
+type PublicRoomsFilter struct {
+	// Term is looked for in name, topic and canonical alias, in any case of letters.
+	Term string
+	// Types selects by room type, "" standing for rooms that have none; nil selects all.
+	Types []string
+}
+
+// PublicRooms are the rooms of the directory, those with most members first: up to limit
+// of them after the first skip, and how many there are.
+func (s *Server) PublicRooms(ctx context.Context, f PublicRoomsFilter, skip, limit int) (rooms []PublicRoom, total int, err error) {
+	rooms = []PublicRoom{}
+	term := strings.ToLower(f.Term)
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		published, err := tx.ListPublishedRooms()
+		if err != nil {
+			return err
+		}
+		for i := range published {
+			if f.Term == "" && f.Types == nil && (total < skip || len(rooms) >= limit) {
+				total++
+				continue
+			}
+			p, err := s.summary(tx, &published[i])
+			if err != nil {
+				return err
+			}
+			if f.Types != nil && !slices.Contains(f.Types, p.RoomType) {
+				continue
+			}
+			if term != "" && !strings.Contains(strings.ToLower(p.Name+"\n"+p.Topic+"\n"+p.CanonicalAlias), term) {
+				continue
+			}
+			total++
+			if total > skip && len(rooms) < limit {
+				rooms = append(rooms, p)
+			}
+		}
+		return nil
+	})
+	return rooms, total, err
+}
+
+// summary is what the directory shows of a room.
+func (s *Server) summary(tx *storage.Tx, room *storage.Room) (PublicRoom, error) {
+	p := PublicRoom{RoomID: room.ID, NumJoinedMembers: room.Joined, Version: room.Version}
+	var keys []state.Key
+	for _, t := range append(slices.Clone(strippedTypes), spec.MRoomHistoryVisibility, spec.MRoomGuestAccess) {
+		keys = append(keys, state.Key{Type: t})
+	}
+	found, err := s.stateEvents(tx, room, room.Root, keys)
+	if err != nil {
+		return p, err
+	}
+	get := func(eventType, path string) string { return found[state.Key{Type: eventType}].field(path) }
+	p.Name = get(spec.MRoomName, "name")
+	p.Topic = get(spec.MRoomTopic, "topic")
+	p.AvatarURL = get(spec.MRoomAvatar, "url")
+	p.CanonicalAlias = get(spec.MRoomCanonicalAlias, "alias")
+	p.JoinRule = get(spec.MRoomJoinRules, "join_rule")
+	p.RoomType = get(spec.MRoomCreate, "type")
+	p.WorldReadable = get(spec.MRoomHistoryVisibility, "history_visibility") == "world_readable"
+	p.GuestCanJoin = get(spec.MRoomGuestAccess, "guest_access") == "can_join"
+	return p, nil
+}

@@ -1,0 +1,452 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/tidwall/gjson"
+
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/storage"
+)
+
+// MemberRequest asks for a change of membership.
+type MemberRequest struct {
+	Room   id.RoomID
+	Sender id.UserID
+	// Target is whose membership changes; for Join, Leave and Knock it is the sender.
+	Target id.UserID
+	Reason string
+	// Content holds further fields of the member event's content.
+	Content map[string]any
+	Txn     Txn
+}
+
+func (r *MemberRequest) extra() map[string]any {
+	extra := maps.Clone(r.Content)
+	if extra == nil {
+		extra = map[string]any{}
+	}
+	if r.Reason != "" {
+		extra["reason"] = r.Reason
+	}
+	return extra
+}
+
+// Join makes a user a member of a room.
+//
+// spec: client-server-api/index.md#joining-rooms
+func (s *Server) Join(ctx context.Context, r MemberRequest) error {
+	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
+		current, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(r.Sender))
+		if err != nil {
+			return nil, err
+		}
+		if current.membership() == spec.Join {
+			return current, nil
+		}
+		return s.join(w, r.Sender, current.membership(), r.extra(), r.Txn)
+	})
+	if matrixerr.Is(err, matrixerr.Forbidden) && s.unknown(ctx, r.Room) {
+		return matrixerr.New(matrixerr.NotFound, "No server is known that is in this room.")
+	}
+	return err
+}
+
+// unknown says whether we know nothing of a room's state.
+func (s *Server) unknown(ctx context.Context, room id.RoomID) bool {
+	r, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.Room, error) { return tx.GetRoom(room) })
+	missing, err := notFound(err)
+	return missing || err == nil && r.Root == 0
+}
+
+func (s *Server) join(w *work, user id.UserID, was string, extra map[string]any, txn Txn) (*event, error) {
+	if was != spec.Invite {
+		via, err := s.authorisingUser(w, user)
+		if err != nil {
+			return nil, err
+		}
+		if via != "" {
+			extra["join_authorised_via_users_server"] = via
+		}
+	}
+	return s.appendMember(w, user, user, spec.Join, extra, txn)
+}
+
+// authorisingUser finds, for a room whose join rule is restricted, a member who may invite
+// and in whose name the user may join; empty where the rule asks for none.
+//
+// spec: client-server-api/index.md#restricted-rooms
+func (s *Server) authorisingUser(w *work, user id.UserID) (id.UserID, error) {
+	rules, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomJoinRules, "")
+	if err != nil || rules == nil {
+		return "", err
+	}
+	if rule := rules.field("join_rule"); rule != spec.Restricted && rule != spec.KnockRestricted {
+		return "", nil
+	}
+	ok, err := s.meetsCondition(w.tx, rules, user)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", matrixerr.New(matrixerr.Forbidden, "You are in none of the rooms whose members may join this one.")
+	}
+	p, err := s.powers(w.tx, &w.room, w.room.Root)
+	if err != nil {
+		return "", err
+	}
+	members, err := w.tx.ListMembers(w.room.NID, spec.Join, true)
+	if err != nil {
+		return "", err
+	}
+	for _, m := range members {
+		if p.of(m) >= p.levels.Invite {
+			return m, nil
+		}
+	}
+	return "", matrixerr.New(matrixerr.UnableToGrantJoin, "No member of this server may invite to the room.")
+}
+
+// meetsCondition says whether a user is in one of the rooms that a restricted join rule names.
+func (s *Server) meetsCondition(tx *storage.Tx, rules *event, user id.UserID) (bool, error) {
+	for _, allow := range gjson.GetBytes(rules.Content(), "allow").Array() {
+		if allow.Get("type").Str != "m.room_membership" {
+			continue
+		}
+		room, err := tx.GetRoom(id.RoomID(allow.Get("room_id").Str))
+		if missing, err := notFound(err); err != nil {
+			return false, err
+		} else if missing {
+			continue
+		}
+		m, err := tx.GetMembership(user, room.NID)
+		if missing, err := notFound(err); err != nil {
+			return false, err
+		} else if !missing && m.Membership == spec.Join {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Leave ends a user's membership, or turns an invite or a knock down.
+//
+// spec: client-server-api/index.md#leaving-rooms
+func (s *Server) Leave(ctx context.Context, r MemberRequest) error {
+	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
+		current, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(r.Sender))
+		if err != nil {
+			return nil, err
+		}
+		if current == nil {
+			return nil, errUnknownRoom
+		}
+		if current.membership() == spec.Leave {
+			return current, nil
+		}
+		return s.appendMember(w, r.Sender, r.Sender, spec.Leave, r.extra(), r.Txn)
+	})
+	return err
+}
+
+// Invite invites a user.
+//
+// spec: client-server-api/index.md#post_matrixclientv3roomsroomidinvite
+func (s *Server) Invite(ctx context.Context, r MemberRequest) error {
+	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
+		return s.invite(w, r.Sender, r.Target, r.extra())
+	})
+	return err
+}
+
+// invite appends an invite, with what the invited user is shown of the room.
+func (s *Server) invite(w *work, sender, target id.UserID, extra map[string]any) (*event, error) {
+	if !s.local(target) {
+		return nil, matrixerr.New(matrixerr.Forbidden, "Users of other servers can't be invited: this server does not federate.")
+	}
+	return s.appendMember(w, sender, target, spec.Invite, extra, Txn{})
+}
+
+// Kick removes a user who is joined, invited or knocking.
+//
+// spec: client-server-api/index.md#post_matrixclientv3roomsroomidkick
+func (s *Server) Kick(ctx context.Context, r MemberRequest) error {
+	return s.remove(ctx, r, func(current string) error {
+		if current == spec.Join || current == spec.Invite || current == spec.Knock {
+			return nil
+		}
+		return matrixerr.New(matrixerr.Forbidden, "The user is not in the room.")
+	})
+}
+
+// Unban lets a banned user come back.
+//
+// spec: client-server-api/index.md#post_matrixclientv3roomsroomidunban
+func (s *Server) Unban(ctx context.Context, r MemberRequest) error {
+	return s.remove(ctx, r, func(current string) error {
+		if current == spec.Ban {
+			return nil
+		}
+		return matrixerr.New(matrixerr.Forbidden, "The user is not banned.")
+	})
+}
+
+func (s *Server) remove(ctx context.Context, r MemberRequest, check func(current string) error) error {
+	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
+		current, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(r.Target))
+		if err != nil {
+			return nil, err
+		}
+		if err := s.mustBeJoined(w, r.Sender); err != nil {
+			return nil, err
+		}
+		if err := check(current.membership()); err != nil {
+			return nil, err
+		}
+		return s.appendMember(w, r.Sender, r.Target, spec.Leave, r.extra(), r.Txn)
+	})
+	return err
+}
+
+// Ban removes a user and keeps them out.
+//
+// spec: client-server-api/index.md#post_matrixclientv3roomsroomidban
+func (s *Server) Ban(ctx context.Context, r MemberRequest) error {
+	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
+		return s.appendMember(w, r.Sender, r.Target, spec.Ban, r.extra(), r.Txn)
+	})
+	return err
+}
+
+// Knock asks to be let in.
+//
+// spec: client-server-api/index.md#knocking-on-rooms
+func (s *Server) Knock(ctx context.Context, r MemberRequest) error {
+	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
+		return s.appendMember(w, r.Sender, r.Sender, spec.Knock, r.extra(), r.Txn)
+	})
+	if matrixerr.Is(err, matrixerr.Forbidden) && s.unknown(ctx, r.Room) {
+		return matrixerr.New(matrixerr.NotFound, "No server is known that is in this room.")
+	}
+	return err
+}
+
+// Forget has a user see nothing more of a room that they left.
+//
+// spec: client-server-api/index.md#post_matrixclientv3roomsroomidforget
+func (s *Server) Forget(ctx context.Context, user id.UserID, room id.RoomID) error {
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		r, err := tx.GetRoom(room)
+		if missing, err := notFound(err); err != nil {
+			return err
+		} else if missing {
+			return errUnknownRoom
+		}
+		m, err := tx.GetMembership(user, r.NID)
+		if missing, err := notFound(err); err != nil {
+			return err
+		} else if missing {
+			return errUnknownRoom
+		}
+		if m.Membership != spec.Leave && m.Membership != spec.Ban {
+			return matrixerr.New(matrixerr.Unknown, "Leave the room before you forget it.").WithStatus(400)
+		}
+		_, err = tx.UpdateForgotten(user, r.NID)
+		return err
+	})
+}
+
+// sendMember is a client's own member event, sent as state: what the endpoints do, done by
+// hand. The content is kept as it is, but for what a join needs to be allowed.
+func (s *Server) sendMember(ctx context.Context, r SendRequest) (id.EventID, error) {
+	target := id.UserID(*r.StateKey)
+	if _, err := id.ParseUserID(*r.StateKey); err != nil {
+		return "", matrixerr.New(matrixerr.BadJSON, "The state key of a member event must be a user ID.")
+	}
+	var extra map[string]any
+	if err := json.Unmarshal(r.Content, &extra); err != nil {
+		return "", matrixerr.New(matrixerr.BadJSON, "The content is not a JSON object.")
+	}
+	membership, _ := extra["membership"].(string)
+	return s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
+		d := &draft{Room: r.Room, Sender: r.Sender, Type: r.Type, StateKey: r.StateKey, TS: r.TS}
+		content, err := canonicalContent(w.room.Version, r.Content)
+		if err != nil {
+			return nil, err
+		}
+		d.Content = content
+		same, err := s.sameState(w, d)
+		if err != nil || same != nil {
+			return same, err
+		}
+		switch membership {
+		case spec.Invite:
+			return s.invite(w, r.Sender, target, extra)
+		case spec.Join:
+			current, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(target))
+			if err != nil {
+				return nil, err
+			}
+			if target == r.Sender && current.membership() != spec.Join {
+				return s.join(w, target, current.membership(), extra, r.Txn)
+			}
+		}
+		return s.append(w, d, r.Txn)
+	})
+}
+
+// mustBeJoined refuses a user who is not in the room, before anything is said about it.
+func (s *Server) mustBeJoined(w *work, user id.UserID) error {
+	e, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(user))
+	if err != nil {
+		return err
+	}
+	if e.membership() != spec.Join {
+		return errUnknownRoom
+	}
+	return nil
+}
+
+func (s *Server) appendMember(w *work, sender, target id.UserID, membership string, extra map[string]any, txn Txn) (*event, error) {
+	content, err := s.memberContent(w.tx, target, membership, extra)
+	if err != nil {
+		return nil, err
+	}
+	if content, err = canonicalContent(w.room.Version, content); err != nil {
+		return nil, err
+	}
+	key := string(target)
+	if membership == spec.Invite || membership == spec.Knock {
+		stripped, err := s.strippedState(w, sender)
+		if err != nil {
+			return nil, err
+		}
+		w.stripped = map[id.UserID][]byte{target: stripped}
+	}
+	return s.append(w, &draft{Room: w.room.ID, Sender: sender, Type: spec.MRoomMember, StateKey: &key, Content: content}, txn)
+}
+
+// memberContent is a member event's content: the membership, the user's name and picture
+// where the user is one of ours and coming or asked to come, and what else was asked for.
+func (s *Server) memberContent(tx *storage.Tx, user id.UserID, membership string, extra map[string]any) ([]byte, error) {
+	content := maps.Clone(extra)
+	if content == nil {
+		content = map[string]any{}
+	}
+	content["membership"] = membership
+	if s.local(user) && (membership == spec.Join || membership == spec.Invite || membership == spec.Knock) {
+		for _, field := range []string{"displayname", "avatar_url"} {
+			if _, given := content[field]; given {
+				continue
+			}
+			value, err := tx.GetProfileField(user, field)
+			if missing, err := notFound(err); err != nil {
+				return nil, err
+			} else if !missing && len(value) > 0 {
+				content[field] = json.RawMessage(value)
+			}
+		}
+	}
+	raw, err := json.Marshal(content)
+	if err != nil {
+		return nil, fmt.Errorf("encode member content: %w", err)
+	}
+	return raw, nil
+}
+
+// strippedTypes are the events of the state that one who is not in the room is shown.
+//
+// spec: client-server-api/index.md#stripped-state
+var strippedTypes = []string{
+	spec.MRoomCreate, spec.MRoomName, spec.MRoomAvatar, spec.MRoomTopic,
+	spec.MRoomJoinRules, spec.MRoomCanonicalAlias, spec.MRoomEncryption,
+}
+
+// strippedState is what an invited user is shown of the room, and of who invites them.
+func (s *Server) strippedState(w *work, sender id.UserID) ([]byte, error) {
+	var out []json.RawMessage
+	add := func(eventType, key string) error {
+		e, err := s.stateEvent(w.tx, &w.room, w.room.Root, eventType, key)
+		if err != nil || e == nil {
+			return err
+		}
+		out = append(out, stripped(e))
+		return nil
+	}
+	for _, t := range strippedTypes {
+		if err := add(t, ""); err != nil {
+			return nil, err
+		}
+	}
+	if err := add(spec.MRoomMember, string(sender)); err != nil {
+		return nil, err
+	}
+	return json.Marshal(out)
+}
+
+// stripped is an event with nothing but sender, type, state key and content.
+func stripped(e *event) json.RawMessage {
+	return mustObject(map[string]any{
+		"type": e.Type(), "state_key": *e.StateKey(), "sender": e.SenderID(), "content": json.RawMessage(e.Content()),
+	})
+}
+
+// UpdateProfile tells a user's rooms of a new name or picture: a member event in each,
+// each on its own, as far as the room's rules let it.
+func (s *Server) UpdateProfile(ctx context.Context, user id.UserID) error {
+	rooms, err := storage.Get(ctx, s.db, func(tx *storage.Tx) ([]id.RoomID, error) { return tx.ListJoinedRooms(user) })
+	if err != nil {
+		return err
+	}
+	for _, room := range rooms {
+		_, err := s.write(ctx, room, user, Txn{}, func(w *work) (*event, error) {
+			current, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(user))
+			if err != nil || current.membership() != spec.Join {
+				return nil, err
+			}
+			var content map[string]any
+			if err := json.Unmarshal(current.Content(), &content); err != nil {
+				return nil, err
+			}
+			delete(content, "displayname")
+			delete(content, "avatar_url")
+			raw, err := s.memberContent(w.tx, user, spec.Join, content)
+			if err != nil {
+				return nil, err
+			}
+			if raw, err = canonicalContent(w.room.Version, raw); err != nil || string(raw) == string(current.Content()) {
+				return nil, err
+			}
+			key := string(user)
+			return s.append(w, &draft{Room: room, Sender: user, Type: spec.MRoomMember, StateKey: &key, Content: raw}, Txn{})
+		})
+		if err != nil && matrixerr.CodeOf(err) == "" {
+			return fmt.Errorf("tell %s of a new profile: %w", room, err)
+		}
+	}
+	return nil
+}
+
+// LeaveAll takes a user out of every room and turns every invite down, as the end of an
+// account does.
+func (s *Server) LeaveAll(ctx context.Context, user id.UserID) error {
+	all, err := storage.Get(ctx, s.db, func(tx *storage.Tx) ([]storage.Membership, error) { return tx.ListMemberships(user) })
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if m.Membership != spec.Join && m.Membership != spec.Invite && m.Membership != spec.Knock {
+			continue
+		}
+		err := s.Leave(ctx, MemberRequest{Room: m.RoomID, Sender: user, Target: user})
+		if err != nil && matrixerr.CodeOf(err) == "" {
+			return fmt.Errorf("leave %s: %w", m.RoomID, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package roomserver
+
+import (
+	"slices"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"parley/internal/id"
+	"parley/roomserver/state"
+	"parley/storage"
+)
+
+// powers is who may do what in a state of a room.
+type powers struct {
+	levels gomatrixserverlib.PowerLevelContent
+	// creators stand above every level, from room version 12 on.
+	//
+	// spec: rooms/v12.md#room-creators-and-power-levels
+	creators []string
+}
+
+func (s *Server) powers(tx *storage.Tx, room *storage.Room, root int64) (*powers, error) {
+	found, err := s.stateEvents(tx, room, root, []state.Key{{Type: spec.MRoomCreate}, {Type: spec.MRoomPowerLevels}})
+	if err != nil {
+		return nil, err
+	}
+	p := &powers{}
+	create := found[state.Key{Type: spec.MRoomCreate}]
+	v, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(room.Version))
+	if err != nil {
+		return nil, err
+	}
+	if create != nil && v.PrivilegedCreators() {
+		p.creators = gomatrixserverlib.CreatorsFromCreateEvent(create.PDU)
+	}
+	p.levels.Defaults()
+	if e := found[state.Key{Type: spec.MRoomPowerLevels}]; e != nil {
+		levels, err := gomatrixserverlib.NewPowerLevelContentFromEvent(e.PDU)
+		if err != nil {
+			return p, nil // as if there were none, like the rules do
+		}
+		p.levels = levels
+	} else if create != nil && !v.PrivilegedCreators() {
+		p.levels.Users = map[string]int64{string(create.SenderID()): 100}
+		p.levels.StateDefault = 0
+	}
+	return p, nil
+}
+
+func (p *powers) of(user id.UserID) int64 {
+	if slices.Contains(p.creators, string(user)) {
+		return gomatrixserverlib.CreatorPowerLevel
+	}
+	return p.levels.UserLevel(spec.SenderID(user))
+}
+
+// mayState says whether a user may set state of a type.
+func (p *powers) mayState(user id.UserID, eventType string) bool {
+	return p.of(user) >= p.levels.EventLevel(eventType, true)
+}
+
+// mayRedact says whether a redaction takes effect: of an event of one's own, or of anybody's
+// with the power to.
+//
+// spec: client-server-api/index.md#redactions
+func (s *Server) mayRedact(tx *storage.Tx, room *storage.Room, root int64, sender, victim id.UserID) (bool, error) {
+	// The rules that servers agree on look at the server, so that a bridge or a moderation
+	// tool of a server may act for its users; our own users are held to their own events
+	// before the event is made, in Redact.
+	if sender.Server() == victim.Server() {
+		return true, nil
+	}
+	p, err := s.powers(tx, room, root)
+	if err != nil {
+		return false, err
+	}
+	return p.of(sender) >= p.levels.Redact, nil
+}

@@ -1,0 +1,94 @@
+package roomserver
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+
+	"parley/internal/id"
+	"parley/roomserver/state"
+	"parley/storage"
+)
+
+// Options is what a room server needs.
+type Options struct {
+	DB *storage.DB
+	// Name is this server's name; KeyID ("ed25519:a1") and Key sign its events.
+	Name  id.ServerName
+	KeyID string
+	Key   ed25519.PrivateKey
+	// DefaultVersion is the version of rooms whose creator names none.
+	DefaultVersion id.RoomVersion
+	// Clock tells the time; nil means the system's.
+	Clock func() time.Time
+	Log   *slog.Logger
+	// StateCacheBytes bounds the memory for nodes of state trees; 0 means a good default.
+	StateCacheBytes int64
+}
+
+// Server is the room server.
+type Server struct {
+	db             *storage.DB
+	name           id.ServerName
+	keyID          string
+	key            ed25519.PrivateKey
+	defaultVersion id.RoomVersion
+	clock          func() time.Time
+	log            *slog.Logger
+	tree           *state.Tree
+	events         *eventCache
+	authSets       *authCache
+}
+
+// New makes a room server that is ready to use.
+func New(o Options) (*Server, error) {
+	if o.DB == nil || o.Name == "" || o.KeyID == "" || len(o.Key) != ed25519.PrivateKeySize {
+		return nil, errors.New("room server: database, name and signing key must be given")
+	}
+	if !gomatrixserverlib.StableRoomVersion(gomatrixserverlib.RoomVersion(o.DefaultVersion)) {
+		return nil, fmt.Errorf("room server: default room version %q is not a stable version", o.DefaultVersion)
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.StateCacheBytes == 0 {
+		o.StateCacheBytes = 64 << 20
+	}
+	events, err := newEventCache()
+	if err != nil {
+		return nil, err
+	}
+	authSets, err := newAuthCache()
+	if err != nil {
+		return nil, err
+	}
+	return &Server{
+		db: o.DB, name: o.Name, keyID: o.KeyID, key: o.Key, defaultVersion: o.DefaultVersion,
+		clock: o.Clock, log: o.Log,
+		tree: state.New(state.NewCache(o.StateCacheBytes)), events: events, authSets: authSets,
+	}, nil
+}
+
+func (s *Server) now() int64 { return s.clock().UnixMilli() }
+
+// local says whether a user is one of ours.
+func (s *Server) local(user id.UserID) bool { return user.Server() == s.name }
+
+// Versions are the room versions that we can make rooms of, with their stability.
+func Versions() map[id.RoomVersion]string {
+	out := make(map[id.RoomVersion]string)
+	for v := range gomatrixserverlib.StableRoomVersions() {
+		out[id.RoomVersion(v)] = "stable"
+	}
+	return out
+}
+
+// DefaultVersion is the version of rooms whose creator names none.
+func (s *Server) DefaultVersion() id.RoomVersion { return s.defaultVersion }
