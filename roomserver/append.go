@@ -94,7 +94,9 @@ func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
 			return nil, err
 		}
 	}
-	w.room.Extremities = []storage.EventNID{e.NID}
+	// The event follows all that it names; what was left out stays an extremity.
+	left := w.room.Extremities[:max(0, len(w.room.Extremities)-maxPrevEvents)]
+	w.room.Extremities = append(slices.Clone(left), storage.Extremity{NID: e.NID, ID: e.ID})
 	w.room.Depth++
 	w.dirty = true
 	return e, s.moveState(w, e.Root)
@@ -107,21 +109,27 @@ func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
 const maxPrevEvents = 20
 
 func (s *Server) prevLinks(w *work) ([]link, error) {
-	var links []link
-	rows, err := w.tx.ListEventsByNID(w.room.Extremities)
-	if err != nil {
-		return nil, err
+	extremities := w.room.Extremities
+	if len(extremities) > maxPrevEvents {
+		extremities = extremities[len(extremities)-maxPrevEvents:]
 	}
-	for _, row := range rows {
-		l := link{id: row.ID}
-		if w.room.Version == "1" || w.room.Version == "2" {
-			e, err := parseEvent(w.room.Version, row)
-			if err != nil {
-				return nil, err
-			}
-			if l, err = linkTo(w.room.Version, e); err != nil {
-				return nil, err
-			}
+	links := make([]link, 0, len(extremities))
+	for _, x := range extremities {
+		if w.room.Version != "1" && w.room.Version != "2" {
+			links = append(links, link{id: x.ID})
+			continue
+		}
+		row, err := w.tx.GetEventByNID(x.NID)
+		if err != nil {
+			return nil, err
+		}
+		e, err := parseEvent(w.room.Version, row)
+		if err != nil {
+			return nil, err
+		}
+		l, err := linkTo(w.room.Version, e)
+		if err != nil {
+			return nil, err
 		}
 		links = append(links, l)
 	}

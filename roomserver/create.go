@@ -202,7 +202,7 @@ func (s *Server) createEvent(tx *storage.Tx, r *CreateRequest) (*work, error) {
 	if err := s.persist(w, e, 0); err != nil {
 		return nil, err
 	}
-	w.room.Extremities, w.room.Depth = []storage.EventNID{e.NID}, 1
+	w.room.Extremities, w.room.Depth = []storage.Extremity{{NID: e.NID, ID: e.ID}}, 1
 	return w, s.moveState(w, e.Root)
 }
 

@@ -85,11 +85,7 @@ func (s *Server) replace(old *work, user id.UserID, version id.RoomVersion, crea
 	if !v.DomainlessRoomIDs() {
 		// The old room's last event; from version 12 on it may be left out, and the event
 		// that is meant is not there yet when the new room's ID is needed.
-		last, err := old.tx.ListEventsByNID(old.room.Extremities[:1])
-		if err != nil {
-			return nil, err
-		}
-		predecessor["event_id"] = last[0].ID
+		predecessor["event_id"] = old.room.Extremities[0].ID
 	}
 	if err := setFields(r.CreationContent, map[string]any{"predecessor": predecessor}); err != nil {
 		return nil, err

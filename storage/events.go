@@ -95,8 +95,11 @@ func (tx *Tx) ListEvents(events []id.EventID) ([]Event, error) {
 
 // ListEventsByNID are those of the given events that there are, in no order.
 func (tx *Tx) ListEventsByNID(nids []EventNID) ([]Event, error) {
-	if len(nids) == 0 {
+	switch len(nids) {
+	case 0:
 		return nil, nil
+	case 1:
+		return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE nid = $1`, nids[0])
 	}
 	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE nid = ANY($1)`, sqldb.Array(nids))
 }

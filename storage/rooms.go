@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -22,19 +24,27 @@ type Room struct {
 	// Root is the current state; 0 where we know none, as for a room we are only invited to.
 	Root int64
 	// Extremities are the forward extremities.
-	Extremities []EventNID
+	Extremities []Extremity
 	// Depth is the greatest depth among the extremities.
 	Depth           int64
 	Joined, Invited int64
 	Published       bool
 }
 
+// Extremity is an event that no other event follows.
+type Extremity struct {
+	NID EventNID
+	ID  id.EventID
+}
+
 const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published`
 
 func scanRoom(row sqldb.Scanner) (r Room, err error) {
 	var extremities string
-	err = row.Scan(&r.NID, &r.ID, &r.Version, &r.Root, &extremities, &r.Depth, &r.Joined, &r.Invited, &r.Published)
-	r.Extremities = parseNIDs(extremities)
+	if err = row.Scan(&r.NID, &r.ID, &r.Version, &r.Root, &extremities, &r.Depth, &r.Joined, &r.Invited, &r.Published); err != nil {
+		return r, err
+	}
+	r.Extremities, err = parseExtremities(extremities)
 	return r, err
 }
 
@@ -64,7 +74,7 @@ func (tx *Tx) InsertRoom(room id.RoomID, version id.RoomVersion) (Room, error) {
 // UpdateRoomHead writes the room's current state, extremities, depth and counts.
 func (tx *Tx) UpdateRoomHead(r *Room) error {
 	_, err := tx.Exec(`UPDATE rooms SET root = $2, extremities = $3, depth = $4, joined = $5, invited = $6 WHERE nid = $1`,
-		r.NID, r.Root, formatNIDs(r.Extremities), r.Depth, r.Joined, r.Invited)
+		r.NID, r.Root, formatExtremities(r.Extremities), r.Depth, r.Joined, r.Invited)
 	return err
 }
 
@@ -96,29 +106,37 @@ func one[T any](tx *Tx, scan func(sqldb.Scanner) (T, error), query string, args 
 	return out, err
 }
 
-// formatNIDs and parseNIDs keep a short list of numbers in one column: "3,17".
-func formatNIDs(nids []EventNID) string {
+// formatExtremities and parseExtremities keep the list in one column: "3 $id,17 $id". Event
+// IDs of room versions 1 and 2 are chosen by their servers, so ',' and ' ' are escaped.
+func formatExtremities(list []Extremity) string {
 	var b strings.Builder
-	for i, n := range nids {
+	for i, e := range list {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		b.WriteString(strconv.FormatInt(int64(n), 10))
+		b.WriteString(strconv.FormatInt(int64(e.NID), 10))
+		b.WriteByte(' ')
+		b.WriteString(url.PathEscape(string(e.ID)))
 	}
 	return b.String()
 }
 
-func parseNIDs(s string) []EventNID {
+func parseExtremities(s string) ([]Extremity, error) {
 	if s == "" {
-		return nil
+		return nil, nil
 	}
-	var out []EventNID
+	var out []Extremity
 	for part := range strings.SplitSeq(s, ",") {
-		n, err := strconv.ParseInt(part, 10, 64)
+		number, escaped, _ := strings.Cut(part, " ")
+		nid, err := strconv.ParseInt(number, 10, 64)
 		if err != nil {
-			continue // only our own formatNIDs writes this column
+			return nil, fmt.Errorf("forward extremities: %w", err)
 		}
-		out = append(out, EventNID(n))
+		event, err := url.PathUnescape(escaped)
+		if err != nil {
+			return nil, fmt.Errorf("forward extremities: %w", err)
+		}
+		out = append(out, Extremity{EventNID(nid), id.EventID(event)})
 	}
-	return out
+	return out, nil
 }

@@ -1,0 +1,52 @@
+package roomserver
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"parley/internal/id"
+	"parley/storage/storagetest"
+)
+
+// BenchmarkSend sends from 32 senders into 16 rooms and into one, fully durable.
+func BenchmarkSend(b *testing.B) {
+	for _, rooms := range []int{16, 1} {
+		b.Run(fmt.Sprintf("rooms=%d", rooms), func(b *testing.B) {
+			s := newServer(b, storagetest.Open(b, filepath.Join(b.TempDir(), "parley.db"), nil))
+			ctx := context.Background()
+			var ids []id.RoomID
+			for range rooms {
+				room := s.mustCreate(b, CreateRequest{Preset: "public_chat"})
+				for u := range 32 {
+					ok(b, s.Join(ctx, MemberRequest{Room: room, Sender: id.UserID(fmt.Sprintf("@u%d:test", u))}))
+				}
+				ids = append(ids, room)
+			}
+			b.ResetTimer()
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			for u := range 32 {
+				wg.Go(func() {
+					for {
+						n := next.Add(1)
+						if n > int64(b.N) {
+							return
+						}
+						_, err := s.Send(ctx, SendRequest{Room: ids[u%rooms], Sender: id.UserID(fmt.Sprintf("@u%d:test", u)), Type: "m.room.message",
+							Content: []byte(fmt.Sprintf(`{"msgtype":"m.text","body":"message %d"}`, n)),
+							Txn:     Txn{DeviceNID: int64(u + 1), Scope: "send", ID: fmt.Sprint(n)}})
+						if err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}
