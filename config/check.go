@@ -247,7 +247,7 @@ func (c *Config) checkFederation(k *checker) {
 	}
 	for i, old := range f.OldSigningKeys {
 		setting := fmt.Sprintf("federation.old_signing_keys[%d]", i)
-		// spec: appendices.md#key-identifiers
+		// spec: appendices.md#signing-details
 		if version, ok := strings.CutPrefix(old.ID, "ed25519:"); !ok || version == "" {
 			k.add(setting+".id", "must be the name of an ed25519 key, such as ed25519:a_Jxyz")
 		}

@@ -121,7 +121,7 @@ func (s *Server) authLinks(room *storage.Room, set *authSet) ([]link, error) {
 
 // allowed judges an event by a set. The error is one for whoever sent it.
 //
-// spec: server-server-api.md#authorization-rules
+// spec: server-server-api.md#authorisation-rules
 func allowed(e *event, set *authSet) error {
 	return refusal(gomatrixserverlib.Allowed(e.PDU, set.provider, userIDForSender))
 }

@@ -10,5 +10,5 @@
 // It knows nothing of HTTP, accounts, or devices beyond the number that names a
 // transaction ID's owner. What it needs of other servers is the interface Remote.
 //
-// spec: rooms/index.md, client-server-api/index.md#rooms-1, server-server-api.md#pdus
+// spec: rooms/index.md, client-server-api/index.md#rooms, server-server-api.md#pdus
 package roomserver

@@ -16,7 +16,7 @@ type powers struct {
 	levels gomatrixserverlib.PowerLevelContent
 	// creators stand above every level, from room version 12 on.
 	//
-	// spec: rooms/v12.md#room-creators-and-power-levels
+	// spec: rooms/v12.md#event-format
 	creators []string
 }
 

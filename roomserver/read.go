@@ -474,7 +474,7 @@ type EventContext struct {
 
 // Context is an event and what is around it.
 //
-// spec: client-server-api/index.md#get_matrixclientv3roomsroomidcontexteventid
+// spec: client-server-api/modules/event_context.md#get_matrixclientv3roomsroomidcontexteventid
 func (s *Server) Context(ctx context.Context, r ContextRequest) (*EventContext, error) {
 	return storage.Get(ctx, s.db, func(tx *storage.Tx) (*EventContext, error) {
 		v, err := s.view(tx, r.Reader.User, r.Room)
@@ -650,7 +650,7 @@ type ThreadsRequest struct {
 
 // Threads are the roots of a room's threads, those with the newest replies first.
 //
-// spec: client-server-api/index.md#get_matrixclientv1roomsroomidthreads
+// spec: client-server-api/modules/threading.md#get_matrixclientv1roomsroomidthreads
 func (s *Server) Threads(ctx context.Context, r ThreadsRequest) (*Page, error) {
 	return storage.Get(ctx, s.db, func(tx *storage.Tx) (*Page, error) {
 		v, err := s.view(tx, r.Reader.User, r.Room)

@@ -131,7 +131,7 @@ func (s *Server) bundle(tx *storage.Tx, view *View, room *storage.Room, sender s
 		rel := &rels[i]
 		switch rel.RelType {
 		case "m.replace":
-			// spec: client-server-api/index.md#validity-of-replacement-events
+			// spec: client-server-api/modules/event_replacements.md#validity-of-replacement-events
 			if string(rel.Sender) == sender {
 				edit = rel
 			}

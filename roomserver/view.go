@@ -14,7 +14,7 @@ import (
 // View is what one user may see of one room, in one snapshot of the database. It is for
 // one goroutine, and valid as long as its transaction is.
 //
-// spec: client-server-api/index.md#server-behaviour-5
+// spec: client-server-api/modules/history_visibility.md#server-behaviour
 type View struct {
 	// Room is the room's head.
 	Room storage.Room

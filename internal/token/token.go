@@ -4,7 +4,7 @@
 //
 // Positions below 0 are places in a room's history from before this node came to it.
 //
-// spec: client-server-api/index.md#pagination
+// spec: appendices.md#pagination
 package token
 
 import (

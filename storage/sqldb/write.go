@@ -105,7 +105,7 @@ func (db *DB) runGroup(group []*op) {
 	}
 	again, err := db.attempt(live, false)
 	if again && !isContention(err) {
-		again, err = db.attempt(live, true)
+		again, _ = db.attempt(live, true)
 	}
 	if !again {
 		return

@@ -1,0 +1,45 @@
+# What there is to run, for people and for CI. docs/contributing.md says when to run which.
+
+GO ?= go
+# How long each fuzz target runs in `make fuzz`.
+FUZZTIME ?= 10s
+
+.PHONY: all build check test fuzz bench smoke docs
+
+all: check build
+
+build:
+	$(GO) build -o bin/parley ./cmd/parley
+
+# Seconds to a minute: what a machine can see without running the server.
+check:
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+		test -z "$$unformatted" || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test ./internal/archtest ./internal/gen/...
+
+# Everything, on both databases; sets up what it needs.
+test:
+	./test/run.sh
+
+# Each fuzz target for a while. One for longer:
+# go test ./config -run '^$' -fuzz FuzzLoad -fuzztime 1h
+fuzz:
+	@for dir in $$(grep -rl --include='*_test.go' --exclude-dir=node_modules '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$dir/*_test.go); do \
+			echo "$$dir $$target"; \
+			$(GO) test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) || exit 1; \
+		done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# The binary with its default configuration: one login, one message.
+smoke: build
+	./test/smoke.sh bin/parley
+
+# What is generated from the code, the configuration's reference for one.
+docs:
+	$(GO) generate ./...
