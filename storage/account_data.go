@@ -32,11 +32,19 @@ func (tx *Tx) ListAccountData(user id.UserID, from, to id.Pos) ([]AccountData, e
 		WHERE user_id = $1 AND pos > $2 AND pos <= $3 ORDER BY room_id, type`, user, from, to)
 }
 
-// InsertAccountData writes a piece of account data over what was there.
+// InsertAccountData writes a piece of account data over what was there. Its position follows
+// with UpdateAccountDataPos, when it is known: what is written here is seen by the functions
+// that share the transaction, and what waits for a position isn't.
 func (tx *Tx) InsertAccountData(user id.UserID, d *AccountData) error {
 	_, err := tx.Exec(`INSERT INTO account_data (user_id, room_id, type, pos, content) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (user_id, room_id, type) DO UPDATE SET pos = excluded.pos, content = excluded.content`,
 		user, d.Room, d.Type, d.Pos, string(d.Content))
+	return err
+}
+
+// UpdateAccountDataPos gives a piece of account data its position.
+func (tx *Tx) UpdateAccountDataPos(user id.UserID, room id.RoomID, typ string, pos id.Pos) error {
+	_, err := tx.Exec(`UPDATE account_data SET pos = $4 WHERE user_id = $1 AND room_id = $2 AND type = $3`, user, room, typ, pos)
 	return err
 }
 

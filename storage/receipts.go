@@ -33,12 +33,20 @@ func scanReceipt(row sqldb.Scanner) (r Receipt, err error) {
 	return r, row.Scan(&r.Room, &r.User, &r.Type, &r.Thread, &r.Event, &r.Ord, &r.TS, &r.Pos)
 }
 
-// InsertReceipt writes a receipt over the one that was there.
+// InsertReceipt writes a receipt over the one that was there. Its position follows with
+// UpdateReceiptPos, as with account data.
 func (tx *Tx) InsertReceipt(r *Receipt) error {
 	_, err := tx.Exec(`INSERT INTO receipts (`+receiptColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (room_nid, user_id, type, thread) DO UPDATE
 		SET event_id = excluded.event_id, ord = excluded.ord, ts = excluded.ts, pos = excluded.pos`,
 		r.Room, r.User, r.Type, r.Thread, r.Event, r.Ord, r.TS, r.Pos)
+	return err
+}
+
+// UpdateReceiptPos gives a receipt its position.
+func (tx *Tx) UpdateReceiptPos(r *Receipt) error {
+	_, err := tx.Exec(`UPDATE receipts SET pos = $5 WHERE room_nid = $1 AND user_id = $2 AND type = $3 AND thread = $4`,
+		r.Room, r.User, r.Type, r.Thread, r.Pos)
 	return err
 }
 

@@ -98,7 +98,7 @@ func (s *Server) Register(ctx context.Context, r Registration) (Session, error) 
 		if !inserted {
 			return inUse(user)
 		}
-		if r.Token != "" {
+		if r.Token != "" && !s.isFixedToken(r.Token) {
 			ok, err := tx.UpdateRegistrationTokenUsed(r.Token, s.millis())
 			if err != nil {
 				return err

@@ -43,6 +43,10 @@ type Options struct {
 	Publish func(stream.Notice)
 	// NoPresence turns presence off: all users are offline, always.
 	NoPresence bool
+	// RegistrationToken can be used for any number of registrations; "" for no such token.
+	RegistrationToken string
+	// Remote asks other servers; nil where this node talks to none.
+	Remote Remote
 }
 
 // Server keeps the accounts. Its methods may be called concurrently.
@@ -56,8 +60,13 @@ type Server struct {
 	minPwd int
 	life   time.Duration
 
+	regToken string
+	remote   Remote
+
 	cache     *tokenCache
 	lastSweep sweepTime
+	typing    *typing
+	presence  *presence
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -67,6 +76,9 @@ type Server struct {
 func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Publish == nil {
+		o.Publish = func(stream.Notice) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -84,9 +96,30 @@ func New(o Options) *Server {
 	s := &Server{
 		db: o.DB, name: o.ServerName, rooms: o.Rooms, log: o.Log, now: o.Now,
 		hasher: newHasher(o.Hashing), minPwd: o.MinPassword, life: o.AccessTokenLife,
+		regToken: o.RegistrationToken, remote: o.Remote,
 		cache: newTokenCache(), stop: make(chan struct{}),
 	}
+	s.typing = &typing{publish: o.Publish, rooms: make(map[id.RoomID]*typingRoom)}
+	s.presence = &presence{off: o.NoPresence, now: o.Now, publish: o.Publish, users: make(map[id.UserID]*presenceEntry)}
+	s.done.Go(s.letTimePass)
 	return s
+}
+
+// letTimePass ends what has run out, until the server is closed.
+func (s *Server) letTimePass() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+			s.typing.expire(s.now())
+			if i%5 == 0 {
+				s.presence.expire(s.now())
+			}
+		}
+	}
 }
 
 // Close waits for what the server does by itself to end.
