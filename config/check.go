@@ -127,8 +127,8 @@ func (c *Config) checkDatabase(k *checker) {
 			k.add(given("database.url", d.URL, d.URLFile), "must be a URL such as postgres://user:password@host/database")
 		}
 	}
-	if d.MaxConnections < 2 {
-		k.add("database.max_connections", "must be at least 2")
+	if d.Readers < 0 {
+		k.add("database.readers", "must not be negative")
 	}
 }
 

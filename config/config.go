@@ -82,8 +82,9 @@ type Database struct {
 	URL Secret `yaml:"url"`
 	// A file that holds the URL.
 	URLFile Path `yaml:"url_file"`
-	// The most connections to PostgreSQL, or readers of the SQLite file, at one time.
-	MaxConnections int `yaml:"max_connections"`
+	// How many requests may read the database at the same time; each takes a connection, and
+	// one more writes. 0 for a good number: 4 with SQLite, 16 with PostgreSQL.
+	Readers int `yaml:"readers"`
 	// When a write counts as done: "full" when it is on the disk, "relaxed" when the
 	// operating system has it, which survives a crash of Parley but not one of the machine.
 	Durability Durability `yaml:"durability"`
@@ -266,10 +267,7 @@ func Default() *Config {
 			TrustedProxies: prefixes("127.0.0.0/8", "::1/128"),
 			Client:         Listener{Address: "127.0.0.1:8008"},
 		},
-		Database: Database{
-			MaxConnections: 20,
-			Durability:     Full,
-		},
+		Database:     Database{Durability: Full},
 		Registration: Registration{Allow: Nobody},
 		RateLimits: RateLimits{
 			Enabled:      true,

@@ -126,7 +126,7 @@ data_dir: {a: b}
 presence: true
 listeners: here
 database:
-  max_connections: many
+  readers: many
   durability: 5
   url: [a]
 rate_limits:
@@ -147,7 +147,7 @@ turn:
 3:11: data_dir: must be text, not a section
 4:11: presence: must be text, not true or false
 5:12: listeners: must be a section with settings of its own (key: value), not text
-7:20: database.max_connections: must be a whole number, not text
+7:12: database.readers: must be a whole number, not text
 8:15: database.durability: must be "full" or "relaxed", not "5"
 9:8: database.url: must be text, not a list
 11:12: rate_limits.enabled: must be true or false, not text
@@ -178,7 +178,7 @@ metrics:
   address: nonsense
 database:
   url: mysql://root:hunter2@localhost
-  max_connections: 1
+  readers: -1
 registration:
   token: what?
 federation:
@@ -207,7 +207,7 @@ logging:
 8:5: listeners.federation.address: contradicts federation.enabled: false
 10:3: metrics.address: "nonsense" is not an address with a port, such as 127.0.0.1:8008 or [::1]:8008
 12:3: database.url: must be a URL such as postgres://user:password@host/database
-13:3: database.max_connections: must be at least 2
+13:3: database.readers: must not be negative
 15:3: registration.token: is of no use where registration.allow is "nobody"; set that to "token"
 15:3: registration.token: must have at most 64 characters, of A-Z a-z 0-9 . _ ~ -
 19:18: federation.deny_servers[0]: b.org is in allow_servers too

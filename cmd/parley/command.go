@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"parley/config"
+	"parley/internal/matrixerr"
 )
 
 // Main is the program, with all that it has of the outside: a test runs it end to end.
@@ -24,6 +25,7 @@ type Main struct {
 	Ready func(net.Addr)
 
 	configFile string // --config
+	dataDir    string // --data
 }
 
 // Run runs the command that args name, and gives the exit status of the process: 0, or 1
@@ -46,13 +48,16 @@ server that others can reach, write a file with "parley config init" first.`,
 	root.SetErr(m.Stderr)
 	root.PersistentFlags().StringVar(&m.configFile, "config", "",
 		"configuration `file` (default $PARLEY_CONFIG, or parley.yaml if there is one)")
-	root.AddCommand(m.serveCommand(), m.configCommand(), m.versionCommand())
+	root.AddCommand(m.serveCommand(), m.userCommand(), m.configCommand(), m.versionCommand())
 
 	err := root.ExecuteContext(ctx)
 	var problems config.Problems
+	var refused *matrixerr.Error
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &refused):
+		fmt.Fprintln(m.Stderr, "parley:", refused.Message)
 	case errors.As(err, &problems):
 		fmt.Fprintln(m.Stderr, problems.Error()) // each line begins with file:line:column:
 	default:
@@ -75,14 +80,14 @@ func group(name, short string, commands ...*cobra.Command) *cobra.Command {
 
 // configuration is the file's, or where there is none, the local one; then file is empty.
 // What the command line says about the data directory and the address comes first.
-func (m *Main) configuration(dataDir, listen string) (cfg *config.Config, file string, err error) {
+func (m *Main) configuration(listen string) (cfg *config.Config, file string, err error) {
 	file = m.configFile
 	if file == "" {
 		file = m.Getenv("PARLEY_CONFIG")
 	}
 	if file == "" {
 		if _, err := os.Stat(defaultConfigFile); errors.Is(err, os.ErrNotExist) {
-			cfg, err := config.Local(dataDir, listen)
+			cfg, err := config.Local(m.dataDir, listen)
 			return cfg, "", err
 		}
 		file = defaultConfigFile
@@ -91,8 +96,8 @@ func (m *Main) configuration(dataDir, listen string) (cfg *config.Config, file s
 	if err != nil {
 		return nil, file, err
 	}
-	if dataDir != "" {
-		cfg.DataDir = config.Path(dataDir)
+	if m.dataDir != "" {
+		cfg.DataDir = config.Path(m.dataDir)
 	}
 	if listen != "" {
 		cfg.Listeners.Client.Address = listen

@@ -65,7 +65,7 @@ func (m *Main) configCheckCommand() *cobra.Command {
 			if len(args) == 1 {
 				m.configFile = args[0]
 			}
-			cfg, file, err := m.configuration("", "")
+			cfg, file, err := m.configuration("")
 			if err != nil {
 				return err
 			}

@@ -72,7 +72,8 @@ func alive(t *testing.T, url string) {
 func TestServeWithoutFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
-	url, wait := serve(t, ctx, "--listen", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "data"))
+	data := filepath.Join(t.TempDir(), "data")
+	url, wait := serve(t, ctx, "--listen", "127.0.0.1:0", "--data", data)
 	alive(t, url)
 	cancel()
 	status, stdout, stderr := wait()
@@ -80,7 +81,7 @@ func TestServeWithoutFile(t *testing.T) {
 		t.Errorf("exit status %d: %s", status, stderr)
 	}
 	want := fmt.Sprintf("No configuration file, so this server is for this machine alone: point a client at %s "+
-		"(anyone may register, nothing is rate limited); make the first admin with: parley user create --admin NAME\n", url)
+		"(anyone may register, nothing is rate limited); make the first admin with: parley user create --admin --data %s NAME\n", url, data)
 	if stdout != want {
 		t.Errorf("stdout is %q, want %q", stdout, want)
 	}

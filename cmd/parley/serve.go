@@ -17,7 +17,7 @@ import (
 const drainTime = 10 * time.Second
 
 func (m *Main) serveCommand() *cobra.Command {
-	var dataDir, listen string
+	var listen string
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the server until SIGTERM or SIGINT",
@@ -25,16 +25,16 @@ func (m *Main) serveCommand() *cobra.Command {
 signal ends the process at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return m.serve(c.Context(), dataDir, listen)
+			return m.serve(c.Context(), listen)
 		},
 	}
-	c.Flags().StringVar(&dataDir, "data", "", "`folder` of the database and the signing key, instead of the configured one")
+	c.Flags().StringVar(&m.dataDir, "data", "", "`folder` of the database and the signing key, instead of the configured one")
 	c.Flags().StringVar(&listen, "listen", "", "`address` of the client API, instead of the configured one")
 	return c
 }
 
-func (m *Main) serve(ctx context.Context, dataDir, listen string) error {
-	cfg, file, err := m.configuration(dataDir, listen)
+func (m *Main) serve(ctx context.Context, listen string) error {
+	cfg, file, err := m.configuration(listen)
 	if err != nil {
 		return err
 	}
@@ -42,8 +42,12 @@ func (m *Main) serve(ctx context.Context, dataDir, listen string) error {
 	log.Info("starting", "server_name", cfg.ServerName, "configuration", file)
 	ready := func(addr net.Addr) {
 		if file == "" {
+			data := ""
+			if m.dataDir != "" {
+				data = " --data " + m.dataDir
+			}
 			fmt.Fprintf(m.Stdout, "No configuration file, so this server is for this machine alone: point a client at http://%s "+
-				"(anyone may register, nothing is rate limited); make the first admin with: parley user create --admin NAME\n", addr)
+				"(anyone may register, nothing is rate limited); make the first admin with: parley user create --admin%s NAME\n", addr, data)
 		}
 		if m.Ready != nil {
 			m.Ready(addr)
