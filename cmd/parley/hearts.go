@@ -64,6 +64,8 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 		Log:        log.With(packageKey, "userserver"),
 		Publish:    publish,
 		NoPresence: cfg.Presence == config.PresenceOff,
+
+		RegistrationToken: cfg.Registration.Token.Reveal(),
 	})
 	return &hearts{db, rooms, users, keys}, nil
 }
