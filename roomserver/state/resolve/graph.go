@@ -1,0 +1,248 @@
+package resolve
+
+import (
+	"container/heap"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"parley/roomserver/state"
+)
+
+// The keys at which a state has what everything is authorised by.
+var (
+	createHash      = state.Key{Type: spec.MRoomCreate}.Hash()
+	powerLevelsHash = state.Key{Type: spec.MRoomPowerLevels}.Hash()
+	joinRulesHash   = state.Key{Type: spec.MRoomJoinRules}.Hash()
+)
+
+// canAuthorise says whether an event of the hash's type may be an auth event.
+//
+// spec: server-server-api.md#auth-events-selection
+func canAuthorise(h state.Hash) bool {
+	return h == createHash || h == powerLevelsHash || h == joinRulesHash ||
+		h.HasType(spec.MRoomMember) || h.HasType(spec.MRoomThirdPartyInvite)
+}
+
+// maxHeap gives the highest number first.
+type maxHeap []state.EventNID
+
+func (h maxHeap) Len() int           { return len(h) }
+func (h maxHeap) Less(i, j int) bool { return h[i] > h[j] }
+func (h maxHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *maxHeap) Push(x any)        { *h = append(*h, x.(state.EventNID)) }
+func (h *maxHeap) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return x
+}
+
+// sets is a set of states, by their indices.
+type sets []uint64
+
+func newSets(n int) sets { return make(sets, (n+63)/64) }
+
+func (s sets) add(i int) { s[i/64] |= 1 << (i % 64) }
+func (s sets) addAll(o sets) { // s and o are of one size
+	for i := range s {
+		s[i] |= o[i]
+	}
+}
+
+// authDifference are the events that are in the auth chains of some states, but not of all.
+//
+// It walks from the conflicted events towards the past, the highest number first, and
+// notes by which states an event was reached; all, if it is in the auth chain of an
+// unconflicted event. When only events that all states reach are left, so is everything
+// further back.
+//
+// spec: rooms/v2.md#definitions
+func (x *resolution) authDifference() ([]state.EventNID, error) {
+	all := newSets(len(x.roots))
+	for i := range x.roots {
+		all.add(i)
+	}
+	reached := make(map[state.EventNID]sets)
+	var front maxHeap
+	partial := 0 // how many in front are not reached by all
+	reach := func(nid state.EventNID, by sets) {
+		s, ok := reached[nid]
+		if !ok {
+			s = newSets(len(x.roots))
+			reached[nid] = s
+			heap.Push(&front, nid)
+			partial++
+		} else if slices.Equal(s, all) {
+			return
+		}
+		s.addAll(by)
+		if slices.Equal(s, all) {
+			partial--
+		}
+	}
+
+	if err := x.loadLinks(x.conflictedSet()); err != nil {
+		return nil, err
+	}
+	for _, nids := range x.conflicted {
+		for i, nid := range nids {
+			if nid == 0 {
+				continue
+			}
+			by := newSets(len(x.roots))
+			by.add(i)
+			for _, a := range x.links[nid].Auth {
+				reach(a, by)
+			}
+		}
+	}
+
+	var difference []state.EventNID
+	for partial > 0 {
+		if _, ok := x.links[front[0]]; !ok {
+			// It and what is beside it: the walk will come to them all, or nearly.
+			if err := x.loadUnconflicted(front); err != nil {
+				return nil, err
+			}
+		}
+		nid := heap.Pop(&front).(state.EventNID)
+		by := reached[nid]
+		if !slices.Equal(by, all) {
+			partial--
+			cited, err := x.isCited(nid)
+			if err != nil {
+				return nil, err
+			}
+			unconflicted, err := x.isUnconflicted(nid)
+			if err != nil {
+				return nil, err
+			}
+			if !cited {
+				difference = append(difference, nid)
+			}
+			if cited || unconflicted {
+				by = all
+			}
+		}
+		for _, a := range x.links[nid].Auth {
+			reach(a, by)
+		}
+	}
+	return difference, nil
+}
+
+// citersPage is how many citing events are looked at in one go.
+const citersPage = 64
+
+// isCited says whether an event is in the auth chain of an unconflicted event. It asks the
+// events that cite it, and the events that cite those.
+func (x *resolution) isCited(nid state.EventNID) (bool, error) {
+	if x.uncited[nid] {
+		return false, nil
+	}
+	if citer, ok := x.r.citers.get(nid); ok {
+		// Checked, as the numbers of a transaction that failed may be given again.
+		unconflicted, err := x.isUnconflicted(citer)
+		if err != nil {
+			return false, err
+		}
+		if unconflicted && slices.Contains(x.links[citer].Auth, nid) {
+			return true, nil
+		}
+	}
+	seen := map[state.EventNID]bool{nid: true}
+	queue := []state.EventNID{nid}
+	for len(queue) > 0 {
+		cited := queue[0]
+		queue = queue[1:]
+		before := state.EventNID(math.MaxInt64)
+		for {
+			citers, err := x.events.ListCiting(cited, before, citersPage)
+			if err != nil {
+				return false, err
+			}
+			if err := x.loadUnconflicted(citers); err != nil {
+				return false, err
+			}
+			for _, c := range citers {
+				if x.unconflicted[c] {
+					x.r.citers.put(cited, c)
+					return true, nil
+				}
+				if !seen[c] && !x.uncited[c] && canAuthorise(x.links[c].Hash) {
+					seen[c] = true
+					queue = append(queue, c)
+				}
+			}
+			if len(citers) < citersPage {
+				break
+			}
+			before = citers[len(citers)-1]
+		}
+	}
+	maps.Copy(x.uncited, seen)
+	return false, nil
+}
+
+// region is the part of the graph of auth events that can be reached from some events, down
+// to the lowest numbered of them that an event may cite: all paths between two of them, and
+// more. It includes the events.
+type region map[state.EventNID]bool
+
+func (x *resolution) regionOf(events []state.EventNID) (region, error) {
+	if err := x.loadLinks(events); err != nil {
+		return nil, err
+	}
+	lowest := state.EventNID(math.MaxInt64)
+	g := make(region)
+	for _, nid := range events {
+		g[nid] = true
+		if nid < lowest && canAuthorise(x.links[nid].Hash) {
+			lowest = nid
+		}
+	}
+	level := events
+	for len(level) > 0 {
+		var next []state.EventNID
+		for _, nid := range level {
+			for _, a := range x.links[nid].Auth {
+				if a >= lowest && !g[a] {
+					g[a] = true
+					next = append(next, a)
+				}
+			}
+		}
+		if err := x.loadLinks(next); err != nil {
+			return nil, err
+		}
+		level = next
+	}
+	return g, nil
+}
+
+// conflictedSubgraph are the events on the paths from one conflicted event to another.
+//
+// spec: rooms/v12.md#definitions
+func (x *resolution) conflictedSubgraph(conflicted []state.EventNID) ([]state.EventNID, error) {
+	g, err := x.regionOf(conflicted)
+	if err != nil {
+		return nil, err
+	}
+	// All of the region is reached from a conflicted event; what reaches one is found from
+	// the lowest number up.
+	reaches := make(map[state.EventNID]bool)
+	for _, nid := range conflicted {
+		reaches[nid] = true
+	}
+	var subgraph []state.EventNID
+	for _, nid := range slices.Sorted(maps.Keys(g)) {
+		if reaches[nid] || slices.ContainsFunc(x.links[nid].Auth, func(a state.EventNID) bool { return reaches[a] }) {
+			reaches[nid] = true
+			subgraph = append(subgraph, nid)
+		}
+	}
+	return subgraph, nil
+}
