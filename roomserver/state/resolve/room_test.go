@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -60,8 +59,6 @@ type testEvent struct {
 func (e *testEvent) key() state.Key { return state.Key{Type: e.op.Type, StateKey: e.op.StateKey} }
 
 type stateMap map[state.Key]*testEvent
-
-func (s stateMap) has(e *testEvent) bool { return s[e.key()] == e }
 
 // room is a room in memory: a DAG, and what Resolver asks for.
 type room struct {
@@ -399,13 +396,4 @@ func without(ops []op, from, to int) []op {
 		rest = append(rest, o)
 	}
 	return rest
-}
-
-func mustReplay(t *testing.T, version id.RoomVersion, ops []op) *room {
-	t.Helper()
-	r, err := replay(version, 1, ops, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
 }
