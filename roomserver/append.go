@@ -140,7 +140,7 @@ func (s *Server) prevLinks(w *work) ([]link, error) {
 // timeline. before is the root of the state before it.
 func (s *Server) persist(w *work, e *event, before int64) error {
 	e.Room, e.Root, e.Status = w.room.NID, before, storage.Accepted
-	if err := w.tx.InsertEvent(&e.Event); err != nil {
+	if err := s.insert(w.tx, e); err != nil {
 		return err
 	}
 	if e.StateKey() != nil {

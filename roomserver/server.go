@@ -11,6 +11,7 @@ import (
 
 	"parley/internal/id"
 	"parley/roomserver/state"
+	"parley/roomserver/state/resolve"
 	"parley/storage"
 )
 
@@ -30,6 +31,9 @@ type Options struct {
 	StateCacheBytes int64
 }
 
+// rememberedResolutions bounds how many forks' resolved states are remembered.
+const rememberedResolutions = 4096
+
 // Server is the room server.
 type Server struct {
 	db             *storage.DB
@@ -40,6 +44,7 @@ type Server struct {
 	clock          func() time.Time
 	log            *slog.Logger
 	tree           *state.Tree
+	resolver       *resolve.Resolver
 	events         *eventCache
 	authSets       *authCache
 }
@@ -69,10 +74,11 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	tree := state.New(state.NewCache(o.StateCacheBytes))
 	return &Server{
 		db: o.DB, name: o.Name, keyID: o.KeyID, key: o.Key, defaultVersion: o.DefaultVersion,
 		clock: o.Clock, log: o.Log,
-		tree: state.New(state.NewCache(o.StateCacheBytes)), events: events, authSets: authSets,
+		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
 	}, nil
 }
 

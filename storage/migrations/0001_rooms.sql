@@ -67,6 +67,24 @@ CREATE TABLE state_nodes (
     body BYTEA NOT NULL -- postgres
 );
 
+-- The graph of auth events: of each state event, where it lies in a state (the hash of its
+-- type and state key), and the numbers of its auth events, the create event left out.
+CREATE TABLE auth_links (
+    event_nid INTEGER PRIMARY KEY, -- sqlite
+    event_nid BIGINT PRIMARY KEY, -- postgres
+    hash      BLOB NOT NULL, -- sqlite
+    hash      BYTEA NOT NULL, -- postgres
+    auth      TEXT NOT NULL
+);
+
+-- The same graph the other way: which state events cite an event.
+CREATE TABLE auth_citers (
+    auth_nid  BIGINT NOT NULL,
+    event_nid BIGINT NOT NULL,
+    PRIMARY KEY (auth_nid, event_nid)
+); -- postgres
+) WITHOUT ROWID; -- sqlite
+
 -- What each user is to each room in its current state. stripped is what an invite or a
 -- knock was shown of the room, as a JSON list of stripped state events.
 CREATE TABLE memberships (

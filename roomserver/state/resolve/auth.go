@@ -88,7 +88,7 @@ func (x *resolution) getCreate() (*Event, error) {
 // is their answer, err that there is none.
 //
 // Where the state lacks a key, the event's own auth event is used, unless it was rejected.
-// From room version 12 on no event cites the create event, as the room ID names it.
+// The room's create event is among the auth events of all, as said or as the room ID says.
 func (x *resolution) allowed(e *Event, ownAuth bool) (verdict, err error) {
 	s := make(authState)
 	for _, h := range needs(e) {
@@ -115,9 +115,6 @@ func (x *resolution) allowed(e *Event, ownAuth bool) (verdict, err error) {
 			}
 		}
 		if !ok && h == createHash {
-			if !x.rules.DomainlessRoomIDs() {
-				return errNoCreate, nil
-			}
 			create, err := x.getCreate()
 			if err != nil {
 				return nil, err

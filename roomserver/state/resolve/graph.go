@@ -18,11 +18,11 @@ var (
 	joinRulesHash   = state.Key{Type: spec.MRoomJoinRules}.Hash()
 )
 
-// canAuthorise says whether an event of the hash's type may be an auth event.
+// canAuthorise says whether an event of the hash's type may be in [Links].Auth.
 //
 // spec: server-server-api.md#auth-events-selection
 func canAuthorise(h state.Hash) bool {
-	return h == createHash || h == powerLevelsHash || h == joinRulesHash ||
+	return h == powerLevelsHash || h == joinRulesHash ||
 		h.HasType(spec.MRoomMember) || h.HasType(spec.MRoomThirdPartyInvite)
 }
 

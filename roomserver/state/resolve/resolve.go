@@ -47,7 +47,8 @@ type Event struct {
 type Links struct {
 	// Hash is where the event lies in a state.
 	Hash state.Hash
-	// Auth are the event's auth events, as far as they are known.
+	// Auth are the event's auth events, as far as they are known, and without the create
+	// event, which authorises all: nothing depends on who cites it.
 	Auth []state.EventNID
 }
 
@@ -61,7 +62,7 @@ type Events interface {
 	// ListCiting lists state events that have an event among their auth events, from the
 	// highest number below before downwards, at most limit.
 	ListCiting(nid, before state.EventNID, limit int) ([]state.EventNID, error)
-	// GetCreate is the room's create event, which from room version 12 on no event cites.
+	// GetCreate is the room's create event.
 	GetCreate() (*Event, error)
 }
 

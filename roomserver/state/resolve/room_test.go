@@ -134,7 +134,9 @@ func (r *room) GetLinks(nids []state.EventNID) (map[state.EventNID]Links, error)
 		e := r.events[nid-1]
 		l := Links{Hash: e.hash}
 		for _, a := range e.auth {
-			l.Auth = append(l.Auth, a.NID)
+			if a.op.Type != spec.MRoomCreate {
+				l.Auth = append(l.Auth, a.NID)
+			}
 		}
 		found[nid] = l
 	}
@@ -277,7 +279,7 @@ func (r *room) add(o op) (*testEvent, error) {
 	}
 	r.events = append(r.events, e)
 	r.byEvent[pdu.EventID()] = e
-	for _, a := range e.auth {
+	for _, a := range e.auth { // create events' citers are never asked for
 		r.citing[a.NID] = append(r.citing[a.NID], e.NID)
 	}
 	after := maps.Clone(before)
