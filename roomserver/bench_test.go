@@ -27,6 +27,7 @@ func BenchmarkSend(b *testing.B) {
 				ids = append(ids, room)
 			}
 			b.ResetTimer()
+			before, stats := writtenBytes(b), s.db.Stats()
 			var next atomic.Int64
 			var wg sync.WaitGroup
 			for u := range 32 {
@@ -47,6 +48,9 @@ func BenchmarkSend(b *testing.B) {
 				})
 			}
 			wg.Wait()
+			b.ReportMetric(float64(writtenBytes(b)-before)/float64(b.N), "written-B/op")
+			after := s.db.Stats()
+			b.ReportMetric(float64(after.Functions-stats.Functions)/float64(after.Groups-stats.Groups), "group")
 		})
 	}
 }

@@ -397,8 +397,10 @@ func stripped(e *event) json.RawMessage {
 }
 
 // UpdateProfile tells a user's rooms of a new name or picture: a member event in each,
-// each on its own, as far as the room's rules let it.
-func (s *Server) UpdateProfile(ctx context.Context, user id.UserID) error {
+// each on its own, as far as the room's rules let it. Empty means none.
+//
+// spec: client-server-api/index.md#events-on-change-of-profile-information
+func (s *Server) UpdateProfile(ctx context.Context, user id.UserID, displayName, avatarURL string) error {
 	rooms, err := storage.Get(ctx, s.db, func(tx *storage.Tx) ([]id.RoomID, error) { return tx.ListJoinedRooms(user) })
 	if err != nil {
 		return err
@@ -413,9 +415,12 @@ func (s *Server) UpdateProfile(ctx context.Context, user id.UserID) error {
 			if err := json.Unmarshal(current.Content(), &content); err != nil {
 				return nil, err
 			}
-			delete(content, "displayname")
-			delete(content, "avatar_url")
-			raw, err := s.memberContent(w.tx, user, spec.Join, content)
+			for field, value := range map[string]string{"displayname": displayName, "avatar_url": avatarURL} {
+				if delete(content, field); value != "" {
+					content[field] = value
+				}
+			}
+			raw, err := json.Marshal(content)
 			if err != nil {
 				return nil, err
 			}

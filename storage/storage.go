@@ -90,6 +90,9 @@ func (db *DB) Close() error { return db.db.Close() }
 // Ping says whether the database answers.
 func (db *DB) Ping(ctx context.Context) error { return db.db.Ping(ctx) }
 
+// Stats says how much was written.
+func (db *DB) Stats() sqldb.Stats { return db.db.Stats() }
+
 // Epoch names the log. A database that was restored from a backup is given a new one, so
 // that a client that has seen positions since then is not answered from the wrong log.
 func (db *DB) Epoch() string { return db.epoch }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/lib/pq"
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
@@ -50,6 +51,8 @@ type DB struct {
 	closing    chan struct{}
 	writerDone chan struct{}
 	writeConn  *conn // used by the writer's goroutine alone
+	groups     atomic.Int64
+	functions  atomic.Int64
 
 	readers chan *conn // free readers; nil stands for one that is not connected yet
 }
@@ -138,7 +141,9 @@ func (db *DB) openSQLite(o *Options) error {
 		sync = "NORMAL"
 	}
 	open := func(pragmas ...string) (*sql.DB, error) {
-		q := url.Values{}
+		// The driver runs the pragmas in alphabetical order, and the journal mode, which
+		// must come after the page size, last.
+		q := url.Values{"_journal_mode": {"WAL"}}
 		for _, p := range pragmas {
 			q.Add("_pragma", p)
 		}
@@ -147,8 +152,8 @@ func (db *DB) openSQLite(o *Options) error {
 	}
 	// The page size counts only when the file is made: small pages mean that a write to a
 	// random place of an index carries less of what did not change into the log.
-	db.writePool, err = open("busy_timeout(10000)", "page_size(2048)", "journal_mode(WAL)",
-		"synchronous("+sync+")", "wal_autocheckpoint(8000)", "cache_size(-32000)",
+	db.writePool, err = open("busy_timeout(10000)", "page_size(2048)",
+		"synchronous("+sync+")", "wal_autocheckpoint(16000)", "cache_size(-32000)",
 		"foreign_keys(1)", "temp_store(MEMORY)")
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
@@ -163,6 +168,15 @@ func (db *DB) openSQLite(o *Options) error {
 	db.readPool.SetMaxIdleConns(o.Readers)
 	return nil
 }
+
+// Stats counts what was written since the database was opened.
+type Stats struct {
+	// Groups is the number of transactions, Functions that of the writes that shared them.
+	Groups, Functions int64
+}
+
+// Stats says how much was written.
+func (db *DB) Stats() Stats { return Stats{db.groups.Load(), db.functions.Load()} }
 
 // Dialect is the database's kind.
 func (db *DB) Dialect() Dialect { return db.dialect }

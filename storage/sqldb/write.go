@@ -55,6 +55,8 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 func (db *DB) writer() {
 	defer close(db.writerDone)
 	group := make([]*op, 0, maxGroup)
+	var writers int          // who wrote lately, and so may well write again in a moment
+	var linger time.Duration // how long that moment is worth
 	for {
 		group = group[:0]
 		select {
@@ -69,21 +71,50 @@ func (db *DB) writer() {
 				return
 			}
 		}
-		group = db.gather(group)
+		group = db.gather(group, min(writers, maxGroup), linger)
+		db.groups.Add(1)
+		db.functions.Add(int64(len(group)))
 		start := time.Now()
 		db.runGroup(group)
-		if d := time.Since(start); d > time.Second {
-			db.log.Warn("slow write transaction", "functions", len(group), "took", d)
+		took := time.Since(start)
+		if took > time.Second {
+			db.log.Warn("slow write transaction", "functions", len(group), "took", took)
 		}
+		writers = len(group) + len(db.ops)
+		linger = min(took/2, maxLinger)
 	}
 }
 
-func (db *DB) gather(group []*op) []*op {
+// maxLinger bounds how long a write may be kept waiting for others to share its commit.
+const maxLinger = 2 * time.Millisecond
+
+// gather takes the functions that wait. Those whose writes were just answered tend to write
+// again at once; without waiting for them for a part of what a commit takes, two halves of
+// the writers would take turns, each paying for a commit of its own. One writer alone, and
+// one who comes after a rest, is never kept waiting.
+func (db *DB) gather(group []*op, writers int, linger time.Duration) []*op {
+	var timeout <-chan time.Time
 	for len(group) < maxGroup {
 		select {
 		case o := <-db.ops:
 			group = append(group, o)
+			continue
 		default:
+		}
+		if len(group) >= writers {
+			return group
+		}
+		if timeout == nil {
+			timer := time.NewTimer(linger)
+			defer timer.Stop()
+			timeout = timer.C
+		}
+		select {
+		case o := <-db.ops:
+			group = append(group, o)
+		case <-timeout:
+			return group
+		case <-db.closing:
 			return group
 		}
 	}

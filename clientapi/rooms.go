@@ -1,0 +1,609 @@
+package clientapi
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"parley/internal/filter"
+	"parley/internal/httpapi"
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/internal/token"
+	"parley/roomserver"
+	"parley/storage"
+
+	"github.com/tidwall/gjson"
+)
+
+// roomRoutes are the chapters on rooms.
+//
+// spec: client-server-api/index.md#rooms-1
+func (a *API) roomRoutes() httpapi.Table {
+	get, post, put, del := "GET", "POST", "PUT", "DELETE"
+	const v3 = "/_matrix/client/v3"
+	return httpapi.Table{
+		{Method: post, Path: v3 + "/createRoom", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.createRoom)},
+		{Method: get, Path: v3 + "/joined_rooms", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.joinedRooms)},
+		{Method: post, Path: v3 + "/join/{roomIdOrAlias}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinAny)},
+		{Method: post, Path: v3 + "/knock/{roomIdOrAlias}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.knock)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/join", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinRoom)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/leave", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.leave)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/forget", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.forget)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/invite", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.invite)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/kick", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.changeMember(a.rooms.Kick))},
+		{Method: post, Path: v3 + "/rooms/{roomId}/ban", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.changeMember(a.rooms.Ban))},
+		{Method: post, Path: v3 + "/rooms/{roomId}/unban", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.changeMember(a.rooms.Unban))},
+		{Method: post, Path: v3 + "/rooms/{roomId}/upgrade", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.upgrade)},
+
+		{Method: put, Path: v3 + "/rooms/{roomId}/send/{eventType}/{txnId}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.send)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/redact/{eventId}/{txnId}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.redact)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
+
+		{Method: get, Path: v3 + "/rooms/{roomId}/state", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.state)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/state/{eventType}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.stateEvent)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.stateEvent)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/event/{eventId}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.event)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/members", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.members)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/joined_members", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.joinedMembers)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/messages", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.messages)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/context/{eventId}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.eventContext)},
+		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.relations)},
+		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.relations)},
+		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.relations)},
+		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/threads", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.threads)},
+
+		{Method: get, Path: v3 + "/rooms/{roomId}/aliases", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.roomAliases)},
+		{Method: get, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.AuthNone, Handler: httpapi.Handle(a.resolveAlias)},
+		{Method: put, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.createAlias)},
+		{Method: del, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.deleteAlias)},
+		{Method: get, Path: v3 + "/directory/list/room/{roomId}", Auth: httpapi.AuthNone, Handler: httpapi.Handle(a.published)},
+		{Method: put, Path: v3 + "/directory/list/room/{roomId}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.publish)},
+		{Method: get, Path: v3 + "/publicRooms", Auth: httpapi.AuthNone, Handler: httpapi.Handle(a.publicRooms)},
+		{Method: post, Path: v3 + "/publicRooms", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.searchPublicRooms)},
+	}
+}
+
+// empty is the answer {}.
+type empty struct{}
+
+// reader is for whom events are rendered.
+func reader(r *httpapi.Request) roomserver.Reader {
+	return roomserver.Reader{User: r.Caller.User, DeviceNID: r.Caller.DeviceNID, WithRoomID: true, Bundle: true}
+}
+
+type createRoomRequest struct {
+	Visibility      string                     `json:"visibility"`
+	RoomAliasName   string                     `json:"room_alias_name"`
+	Name            *string                    `json:"name"`
+	Topic           *string                    `json:"topic"`
+	Invite          []string                   `json:"invite"`
+	Invite3PID      []json.RawMessage          `json:"invite_3pid"`
+	RoomVersion     id.RoomVersion             `json:"room_version"`
+	CreationContent map[string]json.RawMessage `json:"creation_content"`
+	InitialState    []roomserver.StateEvent    `json:"initial_state"`
+	Preset          string                     `json:"preset"`
+	IsDirect        bool                       `json:"is_direct"`
+	PowerLevels     map[string]json.RawMessage `json:"power_level_content_override"`
+}
+
+type roomIDResponse struct {
+	RoomID id.RoomID `json:"room_id"`
+}
+
+func (a *API) createRoom(ctx context.Context, r *httpapi.Request, in *createRoomRequest) (*roomIDResponse, error) {
+	if len(in.Invite3PID) > 0 {
+		return nil, matrixerr.New(matrixerr.ThreepidDenied, "This server does not invite by e-mail address or telephone number.")
+	}
+	req := roomserver.CreateRequest{
+		Creator: r.Caller.User, Version: in.RoomVersion, Visibility: in.Visibility, Preset: in.Preset,
+		AliasLocalpart: in.RoomAliasName, Name: in.Name, Topic: in.Topic, IsDirect: in.IsDirect,
+		CreationContent: in.CreationContent, InitialState: in.InitialState, PowerLevels: in.PowerLevels,
+	}
+	for _, u := range in.Invite {
+		user, err := id.ParseUserID(u)
+		if err != nil {
+			return nil, matrixerr.New(matrixerr.InvalidParam, "%q can't be invited: %v.", u, err)
+		}
+		req.Invite = append(req.Invite, user)
+	}
+	room, err := a.rooms.Create(ctx, req)
+	return &roomIDResponse{room}, err
+}
+
+type joinedRoomsResponse struct {
+	JoinedRooms []id.RoomID `json:"joined_rooms"`
+}
+
+func (a *API) joinedRooms(ctx context.Context, r *httpapi.Request, _ *empty) (*joinedRoomsResponse, error) {
+	rooms, err := a.rooms.JoinedRooms(ctx, r.Caller.User)
+	if rooms == nil {
+		rooms = []id.RoomID{}
+	}
+	return &joinedRoomsResponse{rooms}, err
+}
+
+type joinRequest struct {
+	RoomIDOrAlias string `path:"roomIdOrAlias"`
+	RoomID        string `path:"roomId"`
+	Reason        string `json:"reason"`
+}
+
+func (a *API) joinAny(ctx context.Context, r *httpapi.Request, in *joinRequest) (*roomIDResponse, error) {
+	room, err := a.roomOf(ctx, in.RoomIDOrAlias)
+	if err != nil {
+		return nil, err
+	}
+	return &roomIDResponse{room}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Reason: in.Reason})
+}
+
+func (a *API) joinRoom(ctx context.Context, r *httpapi.Request, in *joinRequest) (*roomIDResponse, error) {
+	room, err := parseRoomID(in.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	return &roomIDResponse{room}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Reason: in.Reason})
+}
+
+func (a *API) knock(ctx context.Context, r *httpapi.Request, in *joinRequest) (*roomIDResponse, error) {
+	room, err := a.roomOf(ctx, in.RoomIDOrAlias)
+	if err != nil {
+		return nil, err
+	}
+	return &roomIDResponse{room}, a.rooms.Knock(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Reason: in.Reason})
+}
+
+// roomOf is the room that an ID or an alias names.
+func (a *API) roomOf(ctx context.Context, idOrAlias string) (id.RoomID, error) {
+	if !strings.HasPrefix(idOrAlias, "#") {
+		return parseRoomID(idOrAlias)
+	}
+	alias, err := parseAlias(idOrAlias)
+	if err != nil {
+		return "", err
+	}
+	room, _, err := a.rooms.ResolveAlias(ctx, alias)
+	return room, err
+}
+
+func parseRoomID(s string) (id.RoomID, error) {
+	room, err := id.ParseRoomID(s)
+	if err != nil {
+		return "", matrixerr.New(matrixerr.InvalidParam, "%q is not a room ID.", s)
+	}
+	return room, nil
+}
+
+func parseAlias(s string) (id.RoomAlias, error) {
+	alias, err := id.ParseRoomAlias(s)
+	if err != nil {
+		return "", matrixerr.New(matrixerr.InvalidParam, "%q is not a room alias.", s)
+	}
+	return alias, nil
+}
+
+type leaveRequest struct {
+	RoomID id.RoomID `path:"roomId"`
+	Reason string    `json:"reason"`
+}
+
+func (a *API) leave(ctx context.Context, r *httpapi.Request, in *leaveRequest) (*empty, error) {
+	return &empty{}, a.rooms.Leave(ctx, roomserver.MemberRequest{Room: in.RoomID, Sender: r.Caller.User, Reason: in.Reason})
+}
+
+func (a *API) forget(ctx context.Context, r *httpapi.Request, in *leaveRequest) (*empty, error) {
+	return &empty{}, a.rooms.Forget(ctx, r.Caller.User, in.RoomID)
+}
+
+type memberRequest struct {
+	RoomID id.RoomID `path:"roomId"`
+	UserID *string   `json:"user_id"`
+	Reason string    `json:"reason"`
+}
+
+func (in *memberRequest) target() (id.UserID, error) {
+	if in.UserID == nil {
+		return "", matrixerr.New(matrixerr.MissingParam, "user_id is missing.")
+	}
+	user, err := id.ParseUserID(*in.UserID)
+	if err != nil {
+		return "", matrixerr.New(matrixerr.InvalidParam, "%q is not a user ID.", *in.UserID)
+	}
+	return user, nil
+}
+
+func (a *API) invite(ctx context.Context, r *httpapi.Request, in *inviteRequest) (*empty, error) {
+	if in.UserID == nil && in.Medium != "" {
+		return nil, matrixerr.New(matrixerr.ThreepidDenied, "This server does not invite by e-mail address or telephone number.")
+	}
+	m := memberRequest{RoomID: in.RoomID, UserID: in.UserID, Reason: in.Reason}
+	target, err := m.target()
+	if err != nil {
+		return nil, err
+	}
+	return &empty{}, a.rooms.Invite(ctx, roomserver.MemberRequest{Room: in.RoomID, Sender: r.Caller.User, Target: target, Reason: in.Reason})
+}
+
+type inviteRequest struct {
+	RoomID id.RoomID `path:"roomId"`
+	UserID *string   `json:"user_id"`
+	Reason string    `json:"reason"`
+	Medium string    `json:"medium"`
+}
+
+// changeMember makes a handler of kick, ban or unban.
+func (a *API) changeMember(change func(context.Context, roomserver.MemberRequest) error) func(context.Context, *httpapi.Request, *memberRequest) (*empty, error) {
+	return func(ctx context.Context, r *httpapi.Request, in *memberRequest) (*empty, error) {
+		target, err := in.target()
+		if err != nil {
+			return nil, err
+		}
+		return &empty{}, change(ctx, roomserver.MemberRequest{Room: in.RoomID, Sender: r.Caller.User, Target: target, Reason: in.Reason})
+	}
+}
+
+type upgradeRequest struct {
+	RoomID             id.RoomID      `path:"roomId"`
+	NewVersion         id.RoomVersion `json:"new_version"`
+	AdditionalCreators []id.UserID    `json:"additional_creators"`
+}
+
+type upgradeResponse struct {
+	ReplacementRoom id.RoomID `json:"replacement_room"`
+}
+
+func (a *API) upgrade(ctx context.Context, r *httpapi.Request, in *upgradeRequest) (*upgradeResponse, error) {
+	if in.NewVersion == "" {
+		return nil, matrixerr.New(matrixerr.MissingParam, "new_version is missing.")
+	}
+	room, err := a.rooms.Upgrade(ctx, r.Caller.User, in.RoomID, in.NewVersion, in.AdditionalCreators)
+	return &upgradeResponse{room}, err
+}
+
+type sendRequest struct {
+	RoomID    id.RoomID       `path:"roomId"`
+	EventType string          `path:"eventType"`
+	TxnID     string          `path:"txnId"`
+	Content   json.RawMessage `body:"raw"`
+}
+
+type eventIDResponse struct {
+	EventID id.EventID `json:"event_id"`
+}
+
+func (a *API) send(ctx context.Context, r *httpapi.Request, in *sendRequest) (*eventIDResponse, error) {
+	event, err := a.rooms.Send(ctx, roomserver.SendRequest{
+		Room: in.RoomID, Sender: r.Caller.User, Type: in.EventType, Content: in.Content,
+		Txn: roomserver.Txn{DeviceNID: r.Caller.DeviceNID, ID: in.TxnID, Scope: "send " + string(in.RoomID) + " " + in.EventType},
+	})
+	return &eventIDResponse{event}, err
+}
+
+type redactRequest struct {
+	RoomID  id.RoomID       `path:"roomId"`
+	EventID id.EventID      `path:"eventId"`
+	TxnID   string          `path:"txnId"`
+	Content json.RawMessage `body:"raw"`
+}
+
+func (a *API) redact(ctx context.Context, r *httpapi.Request, in *redactRequest) (*eventIDResponse, error) {
+	if reason := gjson.GetBytes(in.Content, "reason"); reason.Exists() && reason.Type != gjson.String {
+		return nil, matrixerr.New(matrixerr.BadJSON, "reason must be a string.")
+	}
+	event, err := a.rooms.Redact(ctx, roomserver.RedactRequest{
+		Room: in.RoomID, Sender: r.Caller.User, Event: in.EventID, Content: in.Content,
+		Txn: roomserver.Txn{DeviceNID: r.Caller.DeviceNID, ID: in.TxnID, Scope: "redact " + string(in.RoomID) + " " + string(in.EventID)},
+	})
+	return &eventIDResponse{event}, err
+}
+
+type putStateRequest struct {
+	RoomID    id.RoomID       `path:"roomId"`
+	EventType string          `path:"eventType"`
+	StateKey  string          `path:"stateKey"`
+	Content   json.RawMessage `body:"raw"`
+}
+
+func (a *API) putState(ctx context.Context, r *httpapi.Request, in *putStateRequest) (*eventIDResponse, error) {
+	event, err := a.rooms.Send(ctx, roomserver.SendRequest{
+		Room: in.RoomID, Sender: r.Caller.User, Type: in.EventType, StateKey: &in.StateKey, Content: in.Content,
+	})
+	return &eventIDResponse{event}, err
+}
+
+type stateRequest struct {
+	RoomID    id.RoomID `path:"roomId"`
+	EventType string    `path:"eventType"`
+	StateKey  string    `path:"stateKey"`
+	Format    string    `query:"format"`
+}
+
+func (a *API) state(ctx context.Context, r *httpapi.Request, in *stateRequest) (*[]json.RawMessage, error) {
+	events, err := a.rooms.State(ctx, in.RoomID, reader(r))
+	return &events, err
+}
+
+func (a *API) stateEvent(ctx context.Context, r *httpapi.Request, in *stateRequest) (*json.RawMessage, error) {
+	if in.Format != "" && in.Format != "content" && in.Format != "event" {
+		return nil, matrixerr.New(matrixerr.InvalidParam, `format must be "content" or "event".`)
+	}
+	out, err := a.rooms.StateEvent(ctx, in.RoomID, in.EventType, in.StateKey, in.Format == "event", reader(r))
+	return &out, err
+}
+
+type eventRequest struct {
+	RoomID  id.RoomID  `path:"roomId"`
+	EventID id.EventID `path:"eventId"`
+}
+
+func (a *API) event(ctx context.Context, r *httpapi.Request, in *eventRequest) (*json.RawMessage, error) {
+	out, err := a.rooms.Event(ctx, in.RoomID, in.EventID, reader(r))
+	return &out, err
+}
+
+type membersRequest struct {
+	RoomID        id.RoomID `path:"roomId"`
+	At            *string   `query:"at"`
+	Membership    string    `query:"membership"`
+	NotMembership string    `query:"not_membership"`
+}
+
+type chunkResponse struct {
+	Chunk []json.RawMessage `json:"chunk"`
+}
+
+func (a *API) members(ctx context.Context, r *httpapi.Request, in *membersRequest) (*chunkResponse, error) {
+	for _, m := range []string{in.Membership, in.NotMembership} {
+		switch m {
+		case "", "join", "invite", "knock", "leave", "ban":
+		default:
+			return nil, matrixerr.New(matrixerr.InvalidParam, "There is no membership %q.", m)
+		}
+	}
+	at, err := a.place("at", in.At)
+	if err != nil {
+		return nil, err
+	}
+	events, err := a.rooms.Members(ctx, roomserver.MembersRequest{
+		Room: in.RoomID, At: at, Membership: in.Membership, NotMembership: in.NotMembership, Reader: reader(r),
+	})
+	return &chunkResponse{events}, err
+}
+
+type joinedMembersResponse struct {
+	Joined map[id.UserID]roomserver.JoinedMember `json:"joined"`
+}
+
+func (a *API) joinedMembers(ctx context.Context, r *httpapi.Request, in *membersRequest) (*joinedMembersResponse, error) {
+	members, err := a.rooms.JoinedMembers(ctx, r.Caller.User, in.RoomID)
+	return &joinedMembersResponse{members}, err
+}
+
+// place reads a pagination token; nil stays nil.
+func (a *API) place(name string, t *string) (*storage.Ord, error) {
+	if t == nil || *t == "" {
+		return nil, nil
+	}
+	pos, err := token.Parse(a.epoch, *t)
+	if err != nil {
+		return nil, matrixerr.New(matrixerr.InvalidParam, "%s is not a token of this server.", name)
+	}
+	ord := storage.Ord(pos)
+	return &ord, nil
+}
+
+func (a *API) token(ord storage.Ord) string { return token.Format(a.epoch, int64(ord)) }
+
+func (a *API) tokenOrNone(ord *storage.Ord) string {
+	if ord == nil {
+		return ""
+	}
+	return a.token(*ord)
+}
+
+// maxPage bounds the events that one page of anything has.
+const maxPage = 1000
+
+// pageLimit reads a limit: missing means otherwise, and too much the most that there is.
+func pageLimit(limit *int, otherwise int) (int, error) {
+	switch {
+	case limit == nil:
+		return otherwise, nil
+	case *limit < 0:
+		return 0, matrixerr.New(matrixerr.InvalidParam, "limit must not be negative.")
+	case *limit == 0:
+		return 1, nil
+	}
+	return min(*limit, maxPage), nil
+}
+
+// roomFilter reads an inline filter of room events.
+func roomFilter(text string) (*filter.RoomEvents, error) {
+	if text == "" {
+		return &filter.RoomEvents{}, nil
+	}
+	return filter.ParseRoomEvents([]byte(text))
+}
+
+// matcher is a filter for events as they were signed; nil where all pass.
+func matcher(f *filter.RoomEvents, room id.RoomID) roomserver.EventFilter {
+	if f.Everything() {
+		return nil
+	}
+	return func(raw []byte) bool {
+		fields := gjson.GetManyBytes(raw, "type", "sender", "content.url")
+		return f.MatchEvent(room, fields[0].Str, id.UserID(fields[1].Str), fields[2].Type == gjson.String)
+	}
+}
+
+func backward(dir, otherwise string) (bool, error) {
+	if dir == "" {
+		dir = otherwise
+	}
+	switch dir {
+	case "b":
+		return true, nil
+	case "f":
+		return false, nil
+	case "":
+		return false, matrixerr.New(matrixerr.MissingParam, "dir is missing.")
+	}
+	return false, matrixerr.New(matrixerr.InvalidParam, `dir must be "b" or "f".`)
+}
+
+type messagesRequest struct {
+	RoomID id.RoomID `path:"roomId"`
+	From   *string   `query:"from"`
+	To     *string   `query:"to"`
+	Dir    string    `query:"dir"`
+	Limit  *int      `query:"limit"`
+	Filter string    `query:"filter"`
+}
+
+type messagesResponse struct {
+	Start string            `json:"start"`
+	End   string            `json:"end,omitempty"`
+	Chunk []json.RawMessage `json:"chunk"`
+	State []json.RawMessage `json:"state,omitempty"`
+}
+
+func (a *API) messages(ctx context.Context, r *httpapi.Request, in *messagesRequest) (*messagesResponse, error) {
+	f, err := roomFilter(in.Filter)
+	if err != nil {
+		return nil, err
+	}
+	p := roomserver.PageRequest{Room: in.RoomID, Filter: matcher(f, in.RoomID), Members: f.LazyLoadMembers, Reader: reader(r)}
+	if p.Backward, err = backward(in.Dir, ""); err != nil {
+		return nil, err
+	}
+	if p.Limit, err = pageLimit(in.Limit, 10); err != nil {
+		return nil, err
+	}
+	if f.Limit > 0 {
+		p.Limit = min(p.Limit, f.Limit)
+	}
+	if p.From, err = a.place("from", in.From); err != nil {
+		return nil, err
+	}
+	if p.To, err = a.place("to", in.To); err != nil {
+		return nil, err
+	}
+	page, err := a.rooms.Messages(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return &messagesResponse{a.token(page.Start), a.tokenOrNone(page.End), page.Events, page.State}, nil
+}
+
+type contextRequest struct {
+	RoomID  id.RoomID  `path:"roomId"`
+	EventID id.EventID `path:"eventId"`
+	Limit   *int       `query:"limit"`
+	Filter  string     `query:"filter"`
+}
+
+type contextResponse struct {
+	Start        string            `json:"start"`
+	End          string            `json:"end"`
+	Event        json.RawMessage   `json:"event"`
+	EventsBefore []json.RawMessage `json:"events_before"`
+	EventsAfter  []json.RawMessage `json:"events_after"`
+	State        []json.RawMessage `json:"state"`
+}
+
+func (a *API) eventContext(ctx context.Context, r *httpapi.Request, in *contextRequest) (*contextResponse, error) {
+	f, err := roomFilter(in.Filter)
+	if err != nil {
+		return nil, err
+	}
+	limit := 10
+	if in.Limit != nil {
+		if limit = *in.Limit; limit < 0 {
+			return nil, matrixerr.New(matrixerr.InvalidParam, "limit must not be negative.")
+		}
+	}
+	c, err := a.rooms.Context(ctx, roomserver.ContextRequest{
+		Room: in.RoomID, Event: in.EventID, Limit: min(limit, maxPage), Filter: matcher(f, in.RoomID),
+		LazyMembers: f.LazyLoadMembers, Reader: reader(r),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &contextResponse{a.token(c.Start), a.token(c.End), c.Event, c.Before, c.After, c.State}, nil
+}
+
+type relationsRequest struct {
+	RoomID    id.RoomID  `path:"roomId"`
+	EventID   id.EventID `path:"eventId"`
+	RelType   string     `path:"relType"`
+	EventType string     `path:"eventType"`
+	From      *string    `query:"from"`
+	To        *string    `query:"to"`
+	Dir       string     `query:"dir"`
+	Limit     *int       `query:"limit"`
+	Recurse   bool       `query:"recurse"`
+}
+
+type relationsResponse struct {
+	Chunk          []json.RawMessage `json:"chunk"`
+	NextBatch      string            `json:"next_batch,omitempty"`
+	PrevBatch      string            `json:"prev_batch,omitempty"`
+	RecursionDepth int               `json:"recursion_depth,omitempty"`
+}
+
+func (a *API) relations(ctx context.Context, r *httpapi.Request, in *relationsRequest) (*relationsResponse, error) {
+	q := roomserver.RelationsRequest{Room: in.RoomID, Event: in.EventID, RelType: in.RelType, EventType: in.EventType,
+		Recurse: in.Recurse, Reader: reader(r)}
+	var err error
+	if q.Backward, err = backward(in.Dir, "b"); err != nil {
+		return nil, err
+	}
+	if q.Limit, err = pageLimit(in.Limit, 50); err != nil {
+		return nil, err
+	}
+	if q.From, err = a.place("from", in.From); err != nil {
+		return nil, err
+	}
+	if q.To, err = a.place("to", in.To); err != nil {
+		return nil, err
+	}
+	page, depth, err := a.rooms.Relations(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	out := &relationsResponse{Chunk: page.Events, NextBatch: a.tokenOrNone(page.End)}
+	if in.From != nil {
+		out.PrevBatch = *in.From
+	}
+	if in.Recurse {
+		out.RecursionDepth = depth
+	}
+	return out, nil
+}
+
+type threadsRequest struct {
+	RoomID  id.RoomID `path:"roomId"`
+	Include string    `query:"include"`
+	From    *string   `query:"from"`
+	Limit   *int      `query:"limit"`
+}
+
+func (a *API) threads(ctx context.Context, r *httpapi.Request, in *threadsRequest) (*relationsResponse, error) {
+	if in.Include != "" && in.Include != "all" && in.Include != "participated" {
+		return nil, matrixerr.New(matrixerr.InvalidParam, `include must be "all" or "participated".`)
+	}
+	q := roomserver.ThreadsRequest{Room: in.RoomID, Participated: in.Include == "participated", Reader: reader(r)}
+	var err error
+	if q.Limit, err = pageLimit(in.Limit, 50); err != nil {
+		return nil, err
+	}
+	if q.From, err = a.place("from", in.From); err != nil {
+		return nil, err
+	}
+	page, err := a.rooms.Threads(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return &relationsResponse{Chunk: page.Events, NextBatch: a.tokenOrNone(page.End)}, nil
+}
