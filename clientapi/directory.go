@@ -11,6 +11,10 @@ import (
 )
 
 type aliasRequest struct {
+	Alias string `path:"roomAlias"`
+}
+
+type createAliasRequest struct {
 	Alias  string `path:"roomAlias"`
 	RoomID string `json:"room_id"`
 }
@@ -32,7 +36,7 @@ func (a *API) resolveAlias(ctx context.Context, _ *httpapi.Request, in *aliasReq
 	return &resolveAliasResponse{room, servers}, err
 }
 
-func (a *API) createAlias(ctx context.Context, r *httpapi.Request, in *aliasRequest) (*empty, error) {
+func (a *API) createAlias(ctx context.Context, r *httpapi.Request, in *createAliasRequest) (*empty, error) {
 	alias, err := parseAlias(in.Alias)
 	if err != nil {
 		return nil, err

@@ -23,45 +23,43 @@ func (a *API) roomRoutes() httpapi.Table {
 	get, post, put, del := "GET", "POST", "PUT", "DELETE"
 	const v3 = "/_matrix/client/v3"
 	return httpapi.Table{
-		{Method: post, Path: v3 + "/createRoom", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.createRoom)},
-		{Method: get, Path: v3 + "/joined_rooms", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.joinedRooms)},
-		{Method: post, Path: v3 + "/join/{roomIdOrAlias}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinAny)},
-		{Method: post, Path: v3 + "/knock/{roomIdOrAlias}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.knock)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/join", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinRoom)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/leave", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.leave)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/forget", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.forget)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/invite", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.invite)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/kick", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.changeMember(a.rooms.Kick))},
-		{Method: post, Path: v3 + "/rooms/{roomId}/ban", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.changeMember(a.rooms.Ban))},
-		{Method: post, Path: v3 + "/rooms/{roomId}/unban", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.changeMember(a.rooms.Unban))},
-		{Method: post, Path: v3 + "/rooms/{roomId}/upgrade", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.upgrade)},
+		{Method: post, Path: v3 + "/createRoom", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.createRoom)},
+		{Method: get, Path: v3 + "/joined_rooms", Auth: httpapi.User, Handler: httpapi.Handle(a.joinedRooms)},
+		{Method: post, Path: v3 + "/join/{roomIdOrAlias}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinAny)},
+		{Method: post, Path: v3 + "/knock/{roomIdOrAlias}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.knock)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/join", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinRoom)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/leave", Auth: httpapi.User, Handler: httpapi.Handle(a.leave)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/forget", Auth: httpapi.User, Handler: httpapi.Handle(a.forget)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/invite", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.invite)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/kick", Auth: httpapi.User, Handler: httpapi.Handle(a.changeMember(a.rooms.Kick))},
+		{Method: post, Path: v3 + "/rooms/{roomId}/ban", Auth: httpapi.User, Handler: httpapi.Handle(a.changeMember(a.rooms.Ban))},
+		{Method: post, Path: v3 + "/rooms/{roomId}/unban", Auth: httpapi.User, Handler: httpapi.Handle(a.changeMember(a.rooms.Unban))},
+		{Method: post, Path: v3 + "/rooms/{roomId}/upgrade", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.upgrade)},
 
-		{Method: put, Path: v3 + "/rooms/{roomId}/send/{eventType}/{txnId}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.send)},
-		{Method: put, Path: v3 + "/rooms/{roomId}/redact/{eventId}/{txnId}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.redact)},
-		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
-		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", Auth: httpapi.AuthUser, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/send/{eventType}/{txnId}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.send)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/redact/{eventId}/{txnId}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.redact)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
 
-		{Method: get, Path: v3 + "/rooms/{roomId}/state", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.state)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/state/{eventType}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.stateEvent)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.stateEvent)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/event/{eventId}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.event)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/members", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.members)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/joined_members", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.joinedMembers)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/messages", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.messages)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/context/{eventId}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.eventContext)},
-		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.relations)},
-		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.relations)},
-		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.relations)},
-		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/threads", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.threads)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/state", Auth: httpapi.User, Handler: httpapi.Handle(a.state)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, Handler: httpapi.Handle(a.stateEvent)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/event/{eventId}", Auth: httpapi.User, Handler: httpapi.Handle(a.event)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/members", Auth: httpapi.User, Handler: httpapi.Handle(a.members)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/joined_members", Auth: httpapi.User, Handler: httpapi.Handle(a.joinedMembers)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/messages", Auth: httpapi.User, Handler: httpapi.Handle(a.messages)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/context/{eventId}", Auth: httpapi.User, Handler: httpapi.Handle(a.eventContext)},
+		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}", Auth: httpapi.User, Handler: httpapi.Handle(a.relations)},
+		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}", Auth: httpapi.User, Handler: httpapi.Handle(a.relationsOfType)},
+		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}", Auth: httpapi.User, Handler: httpapi.Handle(a.relationsOfTypes)},
+		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/threads", Auth: httpapi.User, Handler: httpapi.Handle(a.threads)},
 
-		{Method: get, Path: v3 + "/rooms/{roomId}/aliases", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.roomAliases)},
-		{Method: get, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.AuthNone, Handler: httpapi.Handle(a.resolveAlias)},
-		{Method: put, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.createAlias)},
-		{Method: del, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.deleteAlias)},
-		{Method: get, Path: v3 + "/directory/list/room/{roomId}", Auth: httpapi.AuthNone, Handler: httpapi.Handle(a.published)},
-		{Method: put, Path: v3 + "/directory/list/room/{roomId}", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.publish)},
-		{Method: get, Path: v3 + "/publicRooms", Auth: httpapi.AuthNone, Handler: httpapi.Handle(a.publicRooms)},
-		{Method: post, Path: v3 + "/publicRooms", Auth: httpapi.AuthUser, Handler: httpapi.Handle(a.searchPublicRooms)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/aliases", Auth: httpapi.User, Handler: httpapi.Handle(a.roomAliases)},
+		{Method: get, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.None, Handler: httpapi.Handle(a.resolveAlias)},
+		{Method: put, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.User, Handler: httpapi.Handle(a.createAlias)},
+		{Method: del, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.User, Handler: httpapi.Handle(a.deleteAlias)},
+		{Method: get, Path: v3 + "/directory/list/room/{roomId}", Auth: httpapi.None, Handler: httpapi.Handle(a.published)},
+		{Method: put, Path: v3 + "/directory/list/room/{roomId}", Auth: httpapi.User, Handler: httpapi.Handle(a.publish)},
+		{Method: get, Path: v3 + "/publicRooms", Auth: httpapi.None, Handler: httpapi.Handle(a.publicRooms)},
+		{Method: post, Path: v3 + "/publicRooms", Auth: httpapi.User, Handler: httpapi.Handle(a.searchPublicRooms)},
 	}
 }
 
@@ -124,13 +122,17 @@ func (a *API) joinedRooms(ctx context.Context, r *httpapi.Request, _ *empty) (*j
 	return &joinedRoomsResponse{rooms}, err
 }
 
-type joinRequest struct {
+type joinAnyRequest struct {
 	RoomIDOrAlias string `path:"roomIdOrAlias"`
-	RoomID        string `path:"roomId"`
 	Reason        string `json:"reason"`
 }
 
-func (a *API) joinAny(ctx context.Context, r *httpapi.Request, in *joinRequest) (*roomIDResponse, error) {
+type joinRequest struct {
+	RoomID id.RoomID `path:"roomId"`
+	Reason string    `json:"reason"`
+}
+
+func (a *API) joinAny(ctx context.Context, r *httpapi.Request, in *joinAnyRequest) (*roomIDResponse, error) {
 	room, err := a.roomOf(ctx, in.RoomIDOrAlias)
 	if err != nil {
 		return nil, err
@@ -139,14 +141,10 @@ func (a *API) joinAny(ctx context.Context, r *httpapi.Request, in *joinRequest) 
 }
 
 func (a *API) joinRoom(ctx context.Context, r *httpapi.Request, in *joinRequest) (*roomIDResponse, error) {
-	room, err := parseRoomID(in.RoomID)
-	if err != nil {
-		return nil, err
-	}
-	return &roomIDResponse{room}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Reason: in.Reason})
+	return &roomIDResponse{in.RoomID}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: in.RoomID, Sender: r.Caller.User, Reason: in.Reason})
 }
 
-func (a *API) knock(ctx context.Context, r *httpapi.Request, in *joinRequest) (*roomIDResponse, error) {
+func (a *API) knock(ctx context.Context, r *httpapi.Request, in *joinAnyRequest) (*roomIDResponse, error) {
 	room, err := a.roomOf(ctx, in.RoomIDOrAlias)
 	if err != nil {
 		return nil, err
@@ -312,24 +310,22 @@ func (a *API) putState(ctx context.Context, r *httpapi.Request, in *putStateRequ
 	return &eventIDResponse{event}, err
 }
 
-type stateRequest struct {
+type stateEventRequest struct {
 	RoomID    id.RoomID `path:"roomId"`
 	EventType string    `path:"eventType"`
 	StateKey  string    `path:"stateKey"`
 	Format    string    `query:"format"`
 }
 
-func (a *API) state(ctx context.Context, r *httpapi.Request, in *stateRequest) (*[]json.RawMessage, error) {
-	events, err := a.rooms.State(ctx, in.RoomID, reader(r))
-	return &events, err
+func (a *API) state(ctx context.Context, r *httpapi.Request, in *roomRequest) ([]json.RawMessage, error) {
+	return a.rooms.State(ctx, in.RoomID, reader(r))
 }
 
-func (a *API) stateEvent(ctx context.Context, r *httpapi.Request, in *stateRequest) (*json.RawMessage, error) {
+func (a *API) stateEvent(ctx context.Context, r *httpapi.Request, in *stateEventRequest) (json.RawMessage, error) {
 	if in.Format != "" && in.Format != "content" && in.Format != "event" {
 		return nil, matrixerr.New(matrixerr.InvalidParam, `format must be "content" or "event".`)
 	}
-	out, err := a.rooms.StateEvent(ctx, in.RoomID, in.EventType, in.StateKey, in.Format == "event", reader(r))
-	return &out, err
+	return a.rooms.StateEvent(ctx, in.RoomID, in.EventType, in.StateKey, in.Format == "event", reader(r))
 }
 
 type eventRequest struct {
@@ -337,9 +333,8 @@ type eventRequest struct {
 	EventID id.EventID `path:"eventId"`
 }
 
-func (a *API) event(ctx context.Context, r *httpapi.Request, in *eventRequest) (*json.RawMessage, error) {
-	out, err := a.rooms.Event(ctx, in.RoomID, in.EventID, reader(r))
-	return &out, err
+func (a *API) event(ctx context.Context, r *httpapi.Request, in *eventRequest) (json.RawMessage, error) {
+	return a.rooms.Event(ctx, in.RoomID, in.EventID, reader(r))
 }
 
 type membersRequest struct {
@@ -375,7 +370,7 @@ type joinedMembersResponse struct {
 	Joined map[id.UserID]roomserver.JoinedMember `json:"joined"`
 }
 
-func (a *API) joinedMembers(ctx context.Context, r *httpapi.Request, in *membersRequest) (*joinedMembersResponse, error) {
+func (a *API) joinedMembers(ctx context.Context, r *httpapi.Request, in *roomRequest) (*joinedMembersResponse, error) {
 	members, err := a.rooms.JoinedMembers(ctx, r.Caller.User, in.RoomID)
 	return &joinedMembersResponse{members}, err
 }
@@ -534,15 +529,13 @@ func (a *API) eventContext(ctx context.Context, r *httpapi.Request, in *contextR
 }
 
 type relationsRequest struct {
-	RoomID    id.RoomID  `path:"roomId"`
-	EventID   id.EventID `path:"eventId"`
-	RelType   string     `path:"relType"`
-	EventType string     `path:"eventType"`
-	From      *string    `query:"from"`
-	To        *string    `query:"to"`
-	Dir       string     `query:"dir"`
-	Limit     *int       `query:"limit"`
-	Recurse   bool       `query:"recurse"`
+	RoomID  id.RoomID  `path:"roomId"`
+	EventID id.EventID `path:"eventId"`
+	From    *string    `query:"from"`
+	To      *string    `query:"to"`
+	Dir     string     `query:"dir"`
+	Limit   *int       `query:"limit"`
+	Recurse bool       `query:"recurse"`
 }
 
 type relationsResponse struct {
@@ -553,7 +546,26 @@ type relationsResponse struct {
 }
 
 func (a *API) relations(ctx context.Context, r *httpapi.Request, in *relationsRequest) (*relationsResponse, error) {
-	q := roomserver.RelationsRequest{Room: in.RoomID, Event: in.EventID, RelType: in.RelType, EventType: in.EventType,
+	return a.listRelations(ctx, r, in, "", "")
+}
+
+func (a *API) relationsOfType(ctx context.Context, r *httpapi.Request, in *struct {
+	relationsRequest
+	RelType string `path:"relType"`
+}) (*relationsResponse, error) {
+	return a.listRelations(ctx, r, &in.relationsRequest, in.RelType, "")
+}
+
+func (a *API) relationsOfTypes(ctx context.Context, r *httpapi.Request, in *struct {
+	relationsRequest
+	RelType   string `path:"relType"`
+	EventType string `path:"eventType"`
+}) (*relationsResponse, error) {
+	return a.listRelations(ctx, r, &in.relationsRequest, in.RelType, in.EventType)
+}
+
+func (a *API) listRelations(ctx context.Context, r *httpapi.Request, in *relationsRequest, relType, eventType string) (*relationsResponse, error) {
+	q := roomserver.RelationsRequest{Room: in.RoomID, Event: in.EventID, RelType: relType, EventType: eventType,
 		Recurse: in.Recurse, Reader: reader(r)}
 	var err error
 	if q.Backward, err = backward(in.Dir, "b"); err != nil {
