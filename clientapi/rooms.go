@@ -11,14 +11,13 @@ import (
 	"parley/internal/matrixerr"
 	"parley/internal/token"
 	"parley/roomserver"
-	"parley/storage"
 
 	"github.com/tidwall/gjson"
 )
 
 // roomRoutes are the chapters on rooms.
 //
-// spec: client-server-api/index.md#rooms-1
+// spec: client-server-api/index.md#creation
 func (a *API) roomRoutes() httpapi.Table {
 	get, post, put, del := "GET", "POST", "PUT", "DELETE"
 	const v3 = "/_matrix/client/v3"
@@ -376,7 +375,7 @@ func (a *API) joinedMembers(ctx context.Context, r *httpapi.Request, in *roomReq
 }
 
 // place reads a pagination token; nil stays nil.
-func (a *API) place(name string, t *string) (*storage.Ord, error) {
+func (a *API) place(name string, t *string) (*roomserver.Ord, error) {
 	if t == nil || *t == "" {
 		return nil, nil
 	}
@@ -384,13 +383,13 @@ func (a *API) place(name string, t *string) (*storage.Ord, error) {
 	if err != nil {
 		return nil, matrixerr.New(matrixerr.InvalidParam, "%s is not a token of this server.", name)
 	}
-	ord := storage.Ord(pos)
+	ord := roomserver.Ord(pos)
 	return &ord, nil
 }
 
-func (a *API) token(ord storage.Ord) string { return token.Format(a.epoch, int64(ord)) }
+func (a *API) token(ord roomserver.Ord) string { return token.Format(a.epoch, int64(ord)) }
 
-func (a *API) tokenOrNone(ord *storage.Ord) string {
+func (a *API) tokenOrNone(ord *roomserver.Ord) string {
 	if ord == nil {
 		return ""
 	}

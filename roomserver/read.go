@@ -715,3 +715,7 @@ func senders(events []storage.Event) []id.UserID {
 	}
 	return out
 }
+
+// Ord is a place in a room's timeline, as storage counts them: between events, behind the
+// one that has it.
+type Ord = storage.Ord

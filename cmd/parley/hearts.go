@@ -6,7 +6,6 @@ import (
 	"log/slog"
 
 	"parley/config"
-	"parley/internal/id"
 	"parley/internal/stream"
 	"parley/roomserver"
 	"parley/storage"
@@ -60,7 +59,7 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 	users := userserver.New(userserver.Options{
 		DB:         db,
 		ServerName: cfg.ServerName,
-		Rooms:      profileRooms{rooms},
+		Rooms:      rooms,
 		Log:        log.With(packageKey, "userserver"),
 		Publish:    publish,
 		NoPresence: cfg.Presence == config.PresenceOff,
@@ -74,12 +73,4 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 func (h *hearts) close() error {
 	h.users.Close()
 	return h.db.Close()
-}
-
-// profileRooms is the room server as accounts see it: it reads the profile itself.
-type profileRooms struct{ *roomserver.Server }
-
-// UpdateProfile sends the user's member event anew to each of their rooms.
-func (r profileRooms) UpdateProfile(ctx context.Context, user id.UserID, _, _ string) error {
-	return r.Server.UpdateProfile(ctx, user)
 }

@@ -9,15 +9,99 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"parley/clientapi"
 	"parley/config"
+	"parley/internal/httpapi"
 )
 
 // run is the node: it makes all parts, connects them, and returns when ctx is done and all
 // of them have ended. It calls ready once, when clients can connect.
-func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(net.Addr)) error {
+func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(net.Addr)) (err error) {
+	h, err := openHearts(ctx, cfg, log, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	faces, err := clientFaces(cfg, h, log, metrics)
+	if err != nil {
+		return err
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health/live", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
-	return listen(ctx, cfg.Listeners.Client, mux, log.With("package", "http"), ready)
+	mux.HandleFunc("GET /health/ready", func(w http.ResponseWriter, r *http.Request) {
+		if err := h.db.Ping(r.Context()); err != nil {
+			log.Error("not ready", "error", err)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	mux.Handle("/", faces)
+
+	ended := make(chan error, 2)
+	running := 1
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if cfg.Metrics.Address != "" {
+		running++
+		l := config.Listener{Address: cfg.Metrics.Address}
+		figures := http.NewServeMux()
+		figures.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+		go func() { ended <- listen(ctx, l, figures, log.With(packageKey, "metrics"), func(net.Addr) {}) }()
+	}
+	go func() { ended <- listen(ctx, cfg.Listeners.Client, mux, log.With(packageKey, "http"), ready) }()
+	for range running {
+		err = errors.Join(err, <-ended)
+		cancel() // one that cannot listen ends the others
+	}
+	return err
+}
+
+// clientFaces is everything that clients may ask for.
+func clientFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics prometheus.Registerer) (http.Handler, error) {
+	client, err := clientapi.New(clientapi.Options{
+		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Epoch: h.db.Epoch(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	o := httpapi.Options{
+		Log:            log.With(packageKey, "http"),
+		Authenticate:   authenticate(h),
+		MaxBody:        int64(cfg.Limits.BodySize),
+		TrustedProxies: cfg.Listeners.TrustedProxies,
+		Metrics:        metrics,
+	}
+	if r := cfg.RateLimits; r.Enabled {
+		limit := func(r config.Rate) httpapi.Limit { return httpapi.Limit{PerSecond: r.PerSecond, Burst: r.Burst} }
+		o.Rates = map[httpapi.Rate]httpapi.Limit{
+			httpapi.RateLogin: limit(r.Login), httpapi.RateRegister: limit(r.Registration), httpapi.RateSend: limit(r.Sending),
+		}
+	}
+	api, err := httpapi.New(o, client.Routes())
+	if err != nil {
+		return nil, fmt.Errorf("client API: %w", err)
+	}
+	return api, nil
+}
+
+// authenticate lets the HTTP edge ask the accounts whose a token is.
+func authenticate(h *hearts) func(context.Context, *httpapi.Request, string) (*httpapi.Caller, error) {
+	return func(ctx context.Context, r *httpapi.Request, token string) (*httpapi.Caller, error) {
+		c, err := h.users.Authenticate(ctx, token, r.IP.String())
+		if err != nil {
+			return nil, err
+		}
+		return &httpapi.Caller{
+			User: c.User, Device: c.Device, DeviceNID: c.DeviceNID, Admin: c.Admin, Guest: c.Guest,
+			Locked: c.Locked, Suspended: c.Suspended,
+		}, nil
+	}
 }
 
 // listen serves HTTP at one address until ctx is done, and then lets the requests end that

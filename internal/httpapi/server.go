@@ -276,7 +276,7 @@ func (a *API) authenticate(s *served, r *Request) error {
 		// spec: client-server-api/index.md#account-locking
 		return matrixerr.New(matrixerr.UserLocked, "this account has been locked").With("soft_logout", true)
 	case caller.Guest && s.Auth == User:
-		// spec: client-server-api/index.md#guest-access
+		// spec: client-server-api/modules/guest_access.md#guest-access
 		return matrixerr.New(matrixerr.GuestAccessForbidden, "guests cannot do this")
 	case s.Auth == Admin && (!caller.Admin || caller.Guest):
 		return matrixerr.New(matrixerr.Forbidden, "only an administrator of this server can do this")
