@@ -178,7 +178,6 @@ func TestDecode(t *testing.T) {
 				if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil {
 					t.Fatal(err)
 				}
-				got = http.StatusText(w.Code)
 				got = strings.Join([]string{itoa(w.Code), e.Errcode, e.Error}, " ")
 			}
 			if !strings.Contains(got, tt.want) {
