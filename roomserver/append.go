@@ -99,7 +99,7 @@ func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
 	w.room.Extremities = append(slices.Clone(left), storage.Extremity{NID: e.NID, ID: e.ID})
 	w.room.Depth++
 	w.dirty = true
-	return e, s.moveState(w, e.Root)
+	return e, s.place(w, e, e.Root)
 }
 
 // maxPrevEvents bounds the prev_events of an event; what is left out stays a forward
@@ -136,8 +136,8 @@ func (s *Server) prevLinks(w *work) ([]link, error) {
 	return links, nil
 }
 
-// persist writes an accepted event and the state after it, and gives it its place in the
-// timeline. before is the root of the state before it.
+// persist writes an accepted event and the state after it. before is the root of the state
+// before it.
 func (s *Server) persist(w *work, e *event, before int64) error {
 	e.Room, e.Root, e.Status = w.room.NID, before, storage.Accepted
 	if err := s.insert(w.tx, e); err != nil {
@@ -155,14 +155,30 @@ func (s *Server) persist(w *work, e *event, before int64) error {
 	if err := s.applyRedaction(w, e); err != nil {
 		return err
 	}
-	var users []id.UserID
-	if e.Type() == spec.MRoomMember && e.StateKey() != nil {
-		users = []id.UserID{id.UserID(*e.StateKey())}
+	return nil
+}
+
+// place makes root the room's current state, and gives the event that led to it its
+// position: in the room's timeline, and in the memberships that it changed.
+func (s *Server) place(w *work, e *event, root int64) error {
+	members, err := s.moveState(w, root)
+	if err != nil {
+		return err
+	}
+	users := make([]id.UserID, 0, len(members))
+	for i := range members {
+		users = append(users, members[i].User)
 	}
 	room := w.room.ID
 	w.tx.OnPos(1, func(pos id.Pos) error {
+		for i := range members {
+			members[i].Pos = pos
+			if err := w.tx.InsertMembership(&members[i]); err != nil {
+				return err
+			}
+		}
 		w.tx.Notify(stream.Notice{Pos: pos, Kind: stream.Event, Room: room, User: id.UserID(e.SenderID()), Users: users})
-		return w.tx.InsertTimeline(e.Room, storage.Ord(pos), e.NID)
+		return w.tx.InsertTimeline(e.Room, storage.Ord(pos), e.NID, root)
 	})
 	return nil
 }
@@ -183,13 +199,14 @@ func (s *Server) putState(w *work, e *event, before int64) error {
 
 // moveState makes root the room's current state, and brings memberships and counts up to
 // date with what that changes: one member for an ordinary join, many for a merge of forks.
-func (s *Server) moveState(w *work, root int64) error {
+// The rows that are to be written with the change's position are returned.
+func (s *Server) moveState(w *work, root int64) ([]storage.Membership, error) {
 	if root == w.room.Root {
-		return nil
+		return nil, nil
 	}
 	changes, err := s.tree.Diff(w.tx, state.Root(w.room.Root), state.Root(root))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var nids []storage.EventNID
 	for _, c := range changes {
@@ -201,27 +218,32 @@ func (s *Server) moveState(w *work, root int64) error {
 	}
 	events, err := s.loadEvents(w.tx, w.room.Version, nids)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var members []storage.Membership
 	for _, c := range changes {
-		before, after := events[storage.EventNID(c.A)], events[storage.EventNID(c.B)]
-		if err := s.moveMember(w, before, after); err != nil {
-			return err
+		m, err := s.moveMember(w, events[storage.EventNID(c.A)], events[storage.EventNID(c.B)])
+		if err != nil {
+			return nil, err
+		}
+		if m != nil {
+			members = append(members, *m)
 		}
 	}
 	w.room.Root = root
 	w.dirty = true
-	return nil
+	return members, nil
 }
 
-// moveMember brings the membership of one user up to date; either event may be nil.
-func (s *Server) moveMember(w *work, before, after *event) error {
+// moveMember brings the counts up to date with the change of one place of the state, and
+// gives the membership to be written where it is a member's; either event may be nil.
+func (s *Server) moveMember(w *work, before, after *event) (*storage.Membership, error) {
 	either := after
 	if either == nil {
 		either = before
 	}
 	if either.Type() != spec.MRoomMember {
-		return nil
+		return nil, nil
 	}
 	count := func(e *event, by int64) {
 		switch {
@@ -235,18 +257,11 @@ func (s *Server) moveMember(w *work, before, after *event) error {
 	count(before, -1)
 	count(after, +1)
 	user := id.UserID(*either.StateKey())
-	if after == nil {
-		return w.tx.DeleteMembership(user, w.room.NID)
+	m := &storage.Membership{User: user, Room: w.room.NID, Membership: spec.Leave, Local: s.local(user), Stripped: w.stripped[user]}
+	if after != nil { // else the state has nothing of the user any more
+		m.Membership, m.Event = after.membership(), after.NID
 	}
-	m := storage.Membership{
-		User: user, Room: w.room.NID, Membership: after.membership(), Event: after.NID,
-		Local: s.local(user), Stripped: w.stripped[user],
-	}
-	w.tx.OnPos(1, func(pos id.Pos) error {
-		m.Pos = pos
-		return w.tx.InsertMembership(&m)
-	})
-	return nil
+	return m, nil
 }
 
 // relate notes what an event relates to.

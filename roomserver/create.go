@@ -203,7 +203,7 @@ func (s *Server) createEvent(tx *storage.Tx, r *CreateRequest) (*work, error) {
 		return nil, err
 	}
 	w.room.Extremities, w.room.Depth = []storage.Extremity{{NID: e.NID, ID: e.ID}}, 1
-	return w, s.moveState(w, e.Root)
+	return w, s.place(w, e, e.Root)
 }
 
 // addCreators makes the invited users creators, beside those that are named.

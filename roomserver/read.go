@@ -230,12 +230,11 @@ func (s *Server) rootAt(tx *storage.Tx, v *View, at storage.Ord, newest int64) (
 	if !v.Joined() && v.lastJoined <= at {
 		return newest, nil
 	}
-	_, nid, ok, err := tx.GetLastOrd(v.Room.NID, at)
+	root, _, ok, err := tx.GetCurrentAt(v.Room.NID, at)
 	if err != nil || !ok {
 		return newest, err
 	}
-	e, err := tx.GetEventByNID(nid)
-	return e.Root, err
+	return root, nil
 }
 
 // JoinedMember is what joined_members shows of a member.
@@ -392,6 +391,12 @@ func errOr(err, otherwise error) error {
 		return err
 	}
 	return otherwise
+}
+
+// Timeline is scan for one who has a view: what /sync shows of a room.
+func (s *Server) Timeline(tx *storage.Tx, v *View, p *PageRequest) ([]storage.TimelineEvent, error) {
+	events, _, _, err := s.scan(tx, v, p)
+	return events, err
 }
 
 // scan reads the timeline in the request's direction until it has enough events that the

@@ -13,7 +13,7 @@ type Membership struct {
 	Room       RoomNID
 	RoomID     id.RoomID
 	Membership string // "join", "invite", "knock", "leave", "ban"
-	// Event is the member event.
+	// Event is the member event; 0 where the state came to have none.
 	Event EventNID
 	// Pos is when it came to be so.
 	Pos id.Pos
@@ -46,12 +46,6 @@ func (tx *Tx) InsertMembership(m *Membership) error {
 		ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid,
 			pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped`,
 		m.User, m.Room, m.Membership, m.Event, m.Pos, m.Local, stripped)
-	return err
-}
-
-// DeleteMembership removes a user who is in the room's state no longer, not even as having left.
-func (tx *Tx) DeleteMembership(user id.UserID, room RoomNID) error {
-	_, err := tx.Exec(`DELETE FROM memberships WHERE user_id = $1 AND room_nid = $2`, user, room)
 	return err
 }
 

@@ -43,7 +43,7 @@ func TestWriteGroups(t *testing.T) {
 					}
 					tx.OnPos(1, func(first id.Pos) error {
 						tx.Notify(stream.Notice{Pos: first})
-						return tx.InsertTimeline(room.NID, storage.Ord(first), storage.EventNID(i+1))
+						return tx.InsertTimeline(room.NID, storage.Ord(first), storage.EventNID(i+1), 0)
 					})
 					return nil
 				})

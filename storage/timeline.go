@@ -12,10 +12,13 @@ type Ord int64
 // TimelineEvent is an event with its place in the timeline.
 type TimelineEvent struct {
 	Ord Ord
+	// Current is the root of the room's current state once the event had come. It is the
+	// event's own Root but where the DAG is forked. 0 for events from before we came.
+	Current int64
 	Event
 }
 
-const timelineColumns = `t.ord, e.nid, e.event_id, e.room_nid, e.root, e.replaces, e.status, e.redacted_by, e.device_nid, e.txn_id, e.json`
+const timelineColumns = `t.ord, t.root, e.nid, e.event_id, e.room_nid, e.root, e.replaces, e.status, e.redacted_by, e.device_nid, e.txn_id, e.json`
 
 // prefixed scans some columns before the rest of a row.
 type prefixed struct {
@@ -26,13 +29,13 @@ type prefixed struct {
 func (p prefixed) Scan(dest ...any) error { return p.row.Scan(append(p.prefix, dest...)...) }
 
 func scanTimelineEvent(row sqldb.Scanner) (e TimelineEvent, err error) {
-	e.Event, err = scanEvent(prefixed{row, []any{&e.Ord}})
+	e.Event, err = scanEvent(prefixed{row, []any{&e.Ord, &e.Current}})
 	return e, err
 }
 
 // InsertTimeline places an event in its room's timeline.
-func (tx *Tx) InsertTimeline(room RoomNID, ord Ord, event EventNID) error {
-	_, err := tx.Exec(`INSERT INTO timeline (room_nid, ord, event_nid) VALUES ($1, $2, $3)`, room, ord, event)
+func (tx *Tx) InsertTimeline(room RoomNID, ord Ord, event EventNID, current int64) error {
+	_, err := tx.Exec(`INSERT INTO timeline (room_nid, ord, event_nid, root) VALUES ($1, $2, $3, $4)`, room, ord, event, current)
 	return err
 }
 
@@ -59,13 +62,13 @@ func (tx *Tx) GetOrd(event EventNID) (ord Ord, ok bool, err error) {
 	return ord, ok, err
 }
 
-// GetLastOrd is the place of the newest event of the room's timeline at or before ord;
-// ok is false where there is none.
-func (tx *Tx) GetLastOrd(room RoomNID, at Ord) (ord Ord, event EventNID, ok bool, err error) {
-	err = tx.QueryRow(`SELECT ord, event_nid FROM timeline WHERE room_nid = $1 AND ord <= $2 ORDER BY ord DESC LIMIT 1`,
-		[]any{room, at}, &ord, &event)
+// GetCurrentAt is the root of what was the room's current state at a place of the timeline,
+// and the place of the event that led to it; ok is false where the timeline begins later.
+func (tx *Tx) GetCurrentAt(room RoomNID, at Ord) (root int64, ord Ord, ok bool, err error) {
+	err = tx.QueryRow(`SELECT root, ord FROM timeline WHERE room_nid = $1 AND ord <= $2 ORDER BY ord DESC LIMIT 1`,
+		[]any{room, at}, &root, &ord)
 	ok, err = found(err)
-	return ord, event, ok, err
+	return root, ord, ok, err
 }
 
 // GetFirstOrd is the place of the oldest event of the room's timeline; ok is false where there is none.

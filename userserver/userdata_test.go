@@ -43,7 +43,7 @@ func (f *fixture) room(t *testing.T, room id.RoomID, members []id.UserID, events
 			if err := tx.InsertEvent(&e); err != nil {
 				return err
 			}
-			tx.OnPos(1, func(pos id.Pos) error { return tx.InsertTimeline(r.NID, storage.Ord(pos), e.NID) })
+			tx.OnPos(1, func(pos id.Pos) error { return tx.InsertTimeline(r.NID, storage.Ord(pos), e.NID, 0) })
 		}
 		return nil
 	})

@@ -40,11 +40,13 @@ CREATE TABLE events (
 );
 
 -- The order in which a room's visible events are shown. ord is the event's position in the
--- log; events from before we came have negative numbers, further back the lower.
+-- log; events from before we came have negative numbers, further back the lower. root is
+-- the room's current state once the event had come, which is the event's own but in a fork.
 CREATE TABLE timeline (
     room_nid  BIGINT NOT NULL,
     ord       BIGINT NOT NULL,
     event_nid BIGINT NOT NULL,
+    root      BIGINT NOT NULL,
     PRIMARY KEY (room_nid, ord)
 ); -- postgres
 ) WITHOUT ROWID; -- sqlite
