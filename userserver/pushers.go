@@ -35,9 +35,9 @@ func (s *Server) ListPushers(ctx context.Context, user id.UserID) ([]json.RawMes
 	return out, err
 }
 
-// SetPusher makes a pusher, or changes it. Unless append is set, the same app and key push for
+// SetPusher makes a pusher, or changes it; it ends with the device. Unless append is set, the same app and key push for
 // no other user any more.
-func (s *Server) SetPusher(ctx context.Context, c Caller, p *Pusher, append bool) error {
+func (s *Server) SetPusher(ctx context.Context, user id.UserID, deviceNID int64, p *Pusher, append bool) error {
 	if err := checkPusher(p); err != nil {
 		return err
 	}
@@ -45,10 +45,10 @@ func (s *Server) SetPusher(ctx context.Context, c Caller, p *Pusher, append bool
 	if err != nil {
 		return err
 	}
-	row := storage.Pusher{User: c.User, AppID: p.AppID, PushKey: p.PushKey, DeviceNID: c.DeviceNID, Created: s.millis(), JSON: text}
+	row := storage.Pusher{User: user, AppID: p.AppID, PushKey: p.PushKey, DeviceNID: deviceNID, Created: s.millis(), JSON: text}
 	return s.db.Write(ctx, func(tx *storage.Tx) error {
 		if !append {
-			if err := tx.DeleteOtherPushers(c.User, p.AppID, p.PushKey); err != nil {
+			if err := tx.DeleteOtherPushers(user, p.AppID, p.PushKey); err != nil {
 				return err
 			}
 		}

@@ -258,8 +258,8 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string) (Session, err
 }
 
 // Logout ends a session, and its device with it.
-func (s *Server) Logout(ctx context.Context, c Caller) error {
-	return s.DeleteDevices(ctx, c.User, c.Device)
+func (s *Server) Logout(ctx context.Context, user id.UserID, device id.DeviceID) error {
+	return s.DeleteDevices(ctx, user, device)
 }
 
 // LogoutAll ends all sessions of a user.

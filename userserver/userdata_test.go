@@ -494,16 +494,16 @@ func TestPushers(t *testing.T) {
 			t.Helper()
 			return len(must[[]json.RawMessage](t)(f.ListPushers(ctx, user)))
 		}
-		if err := f.SetPusher(ctx, alice, &good, false); err != nil {
+		if err := f.SetPusher(ctx, alice.User, alice.DeviceNID, &good, false); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.SetPusher(ctx, bob, &good, true); err != nil {
+		if err := f.SetPusher(ctx, bob.User, bob.DeviceNID, &good, true); err != nil {
 			t.Fatal(err)
 		}
 		if count(alice.User) != 1 || count(bob.User) != 1 {
 			t.Error("a pusher is missing")
 		}
-		if err := f.SetPusher(ctx, bob, &good, false); err != nil {
+		if err := f.SetPusher(ctx, bob.User, bob.DeviceNID, &good, false); err != nil {
 			t.Fatal(err)
 		}
 		if count(alice.User) != 0 || count(bob.User) != 1 {
@@ -524,16 +524,16 @@ func TestPushers(t *testing.T) {
 		} {
 			p := good
 			test.change(&p)
-			wantCode(t, f.SetPusher(ctx, alice, &p, true), test.code)
+			wantCode(t, f.SetPusher(ctx, alice.User, alice.DeviceNID, &p, true), test.code)
 		}
 		if err := f.DeletePusher(ctx, bob.User, "a", "k"); err != nil || count(bob.User) != 0 {
 			t.Errorf("the pusher is still there: %v", err)
 		}
 		// A pusher ends with the device that made it.
-		if err := f.SetPusher(ctx, bob, &good, true); err != nil {
+		if err := f.SetPusher(ctx, bob.User, bob.DeviceNID, &good, true); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.Logout(ctx, bob); err != nil || count(bob.User) != 0 {
+		if err := f.Logout(ctx, bob.User, bob.Device); err != nil || count(bob.User) != 0 {
 			t.Errorf("the pusher is still there: %v", err)
 		}
 	})

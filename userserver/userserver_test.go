@@ -297,7 +297,7 @@ func TestLogout(t *testing.T) {
 		}
 		caller := must[userserver.Caller](t)(f.Authenticate(ctx, a.AccessToken, ""))
 		f.taken()
-		if err := f.Logout(ctx, caller); err != nil {
+		if err := f.Logout(ctx, caller.User, caller.Device); err != nil {
 			t.Fatal(err)
 		}
 		if n := f.taken(); len(n) != 1 || n[0].Kind != stream.DeviceList || n[0].User != a.User || n[0].Pos == 0 {

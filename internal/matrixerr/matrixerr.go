@@ -18,6 +18,7 @@ type Code string
 
 // The errcodes that Parley gives.
 const (
+	AppserviceLogin         Code = "M_APPSERVICE_LOGIN_UNSUPPORTED"
 	BadAlias                Code = "M_BAD_ALIAS"
 	BadJSON                 Code = "M_BAD_JSON"
 	BadState                Code = "M_BAD_STATE"
@@ -32,6 +33,7 @@ const (
 	IncompatibleRoomVersion Code = "M_INCOMPATIBLE_ROOM_VERSION"
 	InvalidParam            Code = "M_INVALID_PARAM"
 	InvalidRoomState        Code = "M_INVALID_ROOM_STATE"
+	InvalidSignature        Code = "M_INVALID_SIGNATURE"
 	InvalidUsername         Code = "M_INVALID_USERNAME"
 	InviteBlocked           Code = "M_INVITE_BLOCKED"
 	KeyTooLarge             Code = "M_KEY_TOO_LARGE"
