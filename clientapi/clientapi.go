@@ -8,30 +8,45 @@
 package clientapi
 
 import (
+	"context"
 	"errors"
+	"net/netip"
 	"slices"
+	"time"
 
 	"parley/internal/httpapi"
 	"parley/internal/id"
+	"parley/internal/matrixerr"
 	"parley/roomserver"
 	"parley/userserver"
 )
 
-// Options is what the client API needs.
+// Options is what the client API needs. All but the registration, the addresses and the clock
+// must be given.
 type Options struct {
 	ServerName id.ServerName
 	Users      *userserver.Server
 	Rooms      *roomserver.Server
 	// Epoch names the log that positions in tokens count in.
 	Epoch string
+
+	Registration Registration
+	WellKnown    WellKnown
+	TURN         TURN
+	// Now is the clock; nil means the system's.
+	Now func() time.Time
 }
 
 // API answers clients.
 type API struct {
-	serverName id.ServerName
-	users      *userserver.Server
-	rooms      *roomserver.Server
-	epoch      string
+	serverName   id.ServerName
+	users        *userserver.Server
+	rooms        *roomserver.Server
+	epoch        string
+	registration Registration
+	wellKnown    WellKnown
+	turn         TURN
+	now          func() time.Time
 }
 
 // New makes an API that is ready to answer.
@@ -39,10 +54,65 @@ func New(o Options) (*API, error) {
 	if o.ServerName == "" || o.Users == nil || o.Rooms == nil || o.Epoch == "" {
 		return nil, errors.New("client API: server name, users, rooms and epoch must be given")
 	}
-	return &API{serverName: o.ServerName, users: o.Users, rooms: o.Rooms, epoch: o.Epoch}, nil
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &API{
+		serverName: o.ServerName, users: o.Users, rooms: o.Rooms, epoch: o.Epoch,
+		registration: o.Registration, wellKnown: o.WellKnown, turn: o.TURN, now: o.Now,
+	}, nil
 }
 
 // Routes is everything that the client API answers but /sync.
 func (a *API) Routes() httpapi.Table {
-	return slices.Concat(a.roomRoutes())
+	return slices.Concat(
+		a.discoveryRoutes(),
+		a.registerRoutes(),
+		a.loginRoutes(),
+		a.accountRoutes(),
+		a.deviceRoutes(),
+		a.profileRoutes(),
+		a.accountDataRoutes(),
+		a.receiptRoutes(),
+		a.presenceRoutes(),
+		a.pusherRoutes(),
+		a.roomRoutes(),
+	)
 }
+
+// Authenticate says whom an access token stands for; it is for [httpapi.Options].
+func (a *API) Authenticate(ctx context.Context, r *httpapi.Request, token string) (*httpapi.Caller, error) {
+	c, err := a.users.Authenticate(ctx, token, ipString(r.IP))
+	if err != nil {
+		return nil, err
+	}
+	return &httpapi.Caller{
+		User: c.User, Device: c.Device, DeviceNID: c.DeviceNID,
+		Admin: c.Admin, Guest: c.Guest, Locked: c.Locked, Suspended: c.Suspended,
+	}, nil
+}
+
+// v1 and v3 are how most paths begin.
+const (
+	v1 = "/_matrix/client/v1"
+	v3 = "/_matrix/client/v3"
+)
+
+// ipString is the address in the form in which it is kept and shown, "" for none.
+func ipString(ip netip.Addr) string {
+	if !ip.IsValid() {
+		return ""
+	}
+	return ip.String()
+}
+
+// own refuses a caller who asks for what is another user's.
+func own(r *httpapi.Request, user id.UserID) error {
+	if r.Caller.User != user {
+		return matrixerr.New(matrixerr.Forbidden, "this is for %s alone", user)
+	}
+	return nil
+}
+
+// millis is a duration as clients get it.
+func millis(d time.Duration) int64 { return d.Milliseconds() }

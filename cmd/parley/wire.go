@@ -66,13 +66,16 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 func clientFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics prometheus.Registerer) (http.Handler, error) {
 	client, err := clientapi.New(clientapi.Options{
 		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Epoch: h.db.Epoch(),
+		Registration: registration(cfg.Registration),
+		WellKnown:    wellKnown(cfg.WellKnown),
+		TURN:         clientapi.TURN{URIs: cfg.TURN.URIs, SharedSecret: cfg.TURN.SharedSecret.Reveal(), Lifetime: cfg.TURN.Lifetime},
 	})
 	if err != nil {
 		return nil, err
 	}
 	o := httpapi.Options{
 		Log:            log.With(packageKey, "http"),
-		Authenticate:   authenticate(h),
+		Authenticate:   client.Authenticate,
 		MaxBody:        int64(cfg.Limits.BodySize),
 		TrustedProxies: cfg.Listeners.TrustedProxies,
 		Metrics:        metrics,
@@ -90,18 +93,20 @@ func clientFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics promet
 	return api, nil
 }
 
-// authenticate lets the HTTP edge ask the accounts whose a token is.
-func authenticate(h *hearts) func(context.Context, *httpapi.Request, string) (*httpapi.Caller, error) {
-	return func(ctx context.Context, r *httpapi.Request, token string) (*httpapi.Caller, error) {
-		c, err := h.users.Authenticate(ctx, token, r.IP.String())
-		if err != nil {
-			return nil, err
-		}
-		return &httpapi.Caller{
-			User: c.User, Device: c.Device, DeviceNID: c.DeviceNID, Admin: c.Admin, Guest: c.Guest,
-			Locked: c.Locked, Suspended: c.Suspended,
-		}, nil
+// registration is who may make an account.
+func registration(r config.Registration) clientapi.Registration {
+	return clientapi.Registration{
+		Open: r.Allow == config.Anyone, Token: r.Allow == config.Token, Guests: r.Guests,
+		SharedSecret: r.SharedSecret.Reveal(),
 	}
+}
+
+func wellKnown(w config.WellKnown) clientapi.WellKnown {
+	out := clientapi.WellKnown{ClientBaseURL: w.ClientBaseURL, SupportPage: w.SupportPage}
+	for _, c := range w.SupportContacts {
+		out.Contacts = append(out.Contacts, clientapi.Contact{Role: c.Role, MatrixID: c.MatrixID, EmailAddress: c.EmailAddress})
+	}
+	return out
 }
 
 // listen serves HTTP at one address until ctx is done, and then lets the requests end that
