@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"time"
 	"unicode/utf8"
 
@@ -53,6 +54,8 @@ func readBody(w http.ResponseWriter, req *http.Request, limit int64) ([]byte, er
 			return nil, tooLarge
 		case errors.Is(err, io.EOF):
 			return b, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, matrixerr.New(matrixerr.Unknown, "the request body took too long to come").WithStatus(http.StatusRequestTimeout)
 		case err != nil:
 			return nil, fmt.Errorf("%w: read the body: %w", errClientGone, err)
 		case len(b) == cap(b):
@@ -96,9 +99,9 @@ func unmarshalObject(body []byte, v any) error {
 	case errors.As(err, &syntax):
 		return notJSON()
 	case errors.As(err, &kind) && kind.Field != "":
-		return matrixerr.New(matrixerr.BadJSON, "%s: cannot be a %s", kind.Field, kind.Value)
+		return matrixerr.New(matrixerr.BadJSON, "%s: wrong type (%s)", kind.Field, kind.Value)
 	case errors.As(err, &kind):
-		return matrixerr.New(matrixerr.BadJSON, "the request body has a %s where it cannot be", kind.Value)
+		return matrixerr.New(matrixerr.BadJSON, "the request body has a value of a wrong type (%s)", kind.Value)
 	default:
 		return matrixerr.New(matrixerr.BadJSON, "the request body is not what this endpoint takes")
 	}

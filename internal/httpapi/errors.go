@@ -27,6 +27,7 @@ var statuses = map[matrixerr.Code]int{
 	matrixerr.NotFound:                http.StatusNotFound,
 	matrixerr.NotYetUploaded:          http.StatusGatewayTimeout,
 	matrixerr.ResourceLimitExceeded:   http.StatusForbidden,
+	matrixerr.ThreepidAuthFailed:      http.StatusForbidden,
 	matrixerr.ThreepidDenied:          http.StatusForbidden,
 	matrixerr.TooLarge:                http.StatusRequestEntityTooLarge,
 	matrixerr.Unauthorized:            http.StatusUnauthorized,

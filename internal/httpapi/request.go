@@ -44,10 +44,13 @@ type Request struct {
 	// Origin is the server that asks, on routes with Auth Server.
 	Origin id.ServerName
 
-	limits   *limiter
-	now      func() time.Time
+	limits *limiter
+	now    func() time.Time
+	ctx    requestContext
+
+	// What would be allocations of their own.
 	idHeader [1]string
-	ctx      requestContext
+	places   [4]string
 }
 
 // requestContext is the request's context that knows the request.

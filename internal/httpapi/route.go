@@ -19,9 +19,7 @@ type Route struct {
 	// Also are older or unstable paths for the same, with the same parameters.
 	Also []string
 	// LastMayBeEmpty says that the last parameter of the path may be the empty string, and then
-	// the slash before it may be absent too.
-	//
-	// spec: client-server-api/index.md#get_matrixclientv3roomsroomidstateeventtypestatekey
+	// the slash before it may be absent too: what the specification says of {stateKey}.
 	LastMayBeEmpty bool
 
 	// Auth is who may call. It must be given.

@@ -246,8 +246,7 @@ func (a *API) run(c *gin.Context, s *served, r *Request) error {
 		}
 		in.body = body
 	}
-	var places [4]string
-	in.path = places[:0]
+	in.path = r.places[:0]
 	for i := range c.Params {
 		in.path = append(in.path, c.Params[i].Value)
 	}

@@ -160,8 +160,8 @@ func TestDecode(t *testing.T) {
 		{"an array", base + "m.x/k", `[]`, "400 M_BAD_JSON "},
 		{"null", base + "m.x/k", `null`, "400 M_BAD_JSON "},
 		{"neither", base + "m.x/k", `nul`, "400 M_NOT_JSON "},
-		{"wrong type", base + "m.x/k", `{"n":"5"}`, "400 M_BAD_JSON n: cannot be a string"},
-		{"fraction", base + "m.x/k", `{"n":1.5}`, "400 M_BAD_JSON n: cannot be a number 1.5"},
+		{"wrong type", base + "m.x/k", `{"n":"5"}`, "400 M_BAD_JSON n: wrong type (string)"},
+		{"fraction", base + "m.x/k", `{"n":1.5}`, "400 M_BAD_JSON n: wrong type (number 1.5)"},
 		{"too deep", base + "m.x/k", `{"x":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`, "400 M_BAD_JSON "},
 		{"as deep as may be", base + "m.x/k", `{"x":` + strings.Repeat("[", 99) + strings.Repeat("]", 99) + `}`, `"N":0`},
 		{"brackets in a string", base + "m.x/k", `{"text":"\"` + strings.Repeat("[", 200) + `"}`, `[[[`},
@@ -526,6 +526,101 @@ func TestClientIP(t *testing.T) {
 		req := &http.Request{RemoteAddr: tt.peer, Header: http.Header{"X-Forwarded-For": tt.xff}}
 		if got, _ := clientIP(req, trusted); got.String() != tt.want {
 			t.Errorf("%s, %q: %s", tt.peer, tt.xff, got)
+		}
+	}
+}
+
+// nullWriter is a connection to nobody.
+type nullWriter struct{ h http.Header }
+
+func (w *nullWriter) Header() http.Header         { return w.h }
+func (w *nullWriter) Write(b []byte) (int, error) { return len(b), nil }
+func (w *nullWriter) WriteHeader(int)             {}
+
+func BenchmarkServe(b *testing.B) {
+	type syncRequest struct {
+		Since   string `query:"since"`
+		Timeout int64  `query:"timeout"`
+		Filter  string `query:"filter"`
+	}
+	type sendRequest struct {
+		RoomID  id.RoomID       `path:"roomId"`
+		Type    string          `path:"eventType"`
+		TxnID   string          `path:"txnId"`
+		Content json.RawMessage `body:"raw"`
+	}
+	type sendAnswer struct {
+		EventID id.EventID `json:"event_id"`
+	}
+	answer := RawJSON(`{"next_batch":"s123_4"}`)
+	api, err := New(Options{
+		Log:          slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Metrics:      prometheus.NewRegistry(),
+		Rates:        map[Rate]Limit{RateSend: {PerSecond: 1e9, Burst: 1e6}},
+		Authenticate: func(context.Context, *Request, string) (*Caller, error) { return callers["alice"], nil },
+	}, Table{
+		{Method: "GET", Path: "/_matrix/client/v3/sync", Auth: UserOrGuest, Rate: RateNone, Handler: Handle(
+			func(context.Context, *Request, *syncRequest) (RawJSON, error) { return answer, nil })},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}", Auth: UserOrGuest, Rate: RateSend,
+			Handler: Handle(func(context.Context, *Request, *sendRequest) (*sendAnswer, error) {
+				return &sendAnswer{"$abc"}, nil
+			})},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	run := func(method, target, body string) func(*testing.B) {
+		return func(b *testing.B) {
+			req := httptest.NewRequest(method, target, nil)
+			req.Header.Set("Authorization", "Bearer alice")
+			w := &nullWriter{h: make(http.Header)}
+			reader := strings.NewReader(body)
+			if body != "" {
+				req.Body, req.ContentLength = io.NopCloser(reader), int64(len(body))
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				reader.Reset(body)
+				clear(w.h)
+				api.ServeHTTP(w, req)
+			}
+		}
+	}
+	b.Run("sync", run("GET", "/_matrix/client/v3/sync?since=s123_4&timeout=30000&filter=0", ""))
+	b.Run("send", run("PUT", "/_matrix/client/v3/rooms/!abc%3Aa.example/send/m.room.message/m123.4",
+		`{"msgtype":"m.text","body":"`+strings.Repeat("hello ", 20)+`"}`))
+}
+
+func TestLog(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(LogHandler(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	api, err := New(Options{Log: log.With("package", "http"), TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}, Table{
+		{Method: "GET", Path: "/a/{b}", Auth: None, Handler: Handle(
+			func(ctx context.Context, _ *Request, _ *struct{}) (*struct{}, error) {
+				log.With("n", 1).WithGroup("g").InfoContext(ctx, "hello", "x", 2)
+				log.Info("elsewhere")
+				return nil, nil
+			})}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"from-proxy.1", "no good", strings.Repeat("x", 65)} {
+		out.Reset()
+		req := httptest.NewRequest("GET", "/a/b?access_token=secret", nil)
+		req.Header.Set("X-Request-Id", id)
+		w := httptest.NewRecorder()
+		api.ServeHTTP(w, req)
+		got := w.Header().Get("X-Request-Id")
+		if (got == id) != (id == "from-proxy.1") {
+			t.Errorf("id %q became %q", id, got)
+		}
+		lines := strings.Split(out.String(), "\n")
+		if len(lines) != 4 || !strings.HasSuffix(lines[0], "msg=hello n=1 g.x=2 g.request="+got) || !strings.HasSuffix(lines[1], "msg=elsewhere") ||
+			!strings.Contains(lines[2], "msg=request package=http method=GET route=/a/{b} status=200 bytes=2 ") || strings.Count(lines[2], "request="+got) != 1 {
+			t.Errorf("log:\n%s", &out)
+		}
+		if strings.Contains(out.String(), "secret") {
+			t.Error("the log has the token")
 		}
 	}
 }
