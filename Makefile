@@ -22,6 +22,7 @@ check:
 # Everything, on both databases; sets up what it needs.
 test:
 	./test/run.sh
+	$(GO) test ./roomserver/state/resolve # all its cases, as without the race detector they are quick
 
 # Each fuzz target for a while. One for longer:
 # go test ./config -run '^$' -fuzz FuzzLoad -fuzztime 1h

@@ -14,7 +14,8 @@ import (
 	"parley/internal/id"
 )
 
-// cases is how many resolutions a test generates: PARLEY_RESOLVE_CASES, or enough for every run.
+// cases is how many resolutions a test generates: PARLEY_RESOLVE_CASES, or enough for every
+// run, or fewer where the race detector makes each take long.
 func cases(t *testing.T, usual int) int {
 	if s := os.Getenv("PARLEY_RESOLVE_CASES"); s != "" {
 		n, err := strconv.Atoi(s)
@@ -23,7 +24,7 @@ func cases(t *testing.T, usual int) int {
 		}
 		return n
 	}
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		return usual / 20
 	}
 	return usual

@@ -27,7 +27,7 @@ type eventSet map[*testEvent]bool
 func (r reference) resolve() stateMap {
 	switch r.room.rules.StateResAlgorithm() {
 	case gomatrixserverlib.StateResV1:
-		return r.v1()
+		return r.v1(false)
 	case gomatrixserverlib.StateResV2:
 		return r.v2(false)
 	default:
@@ -133,7 +133,9 @@ func (r reference) v2(v21 bool) stateMap {
 
 // topological is "Reverse topological power ordering", by looking for the next event again
 // and again.
-func (r reference) topological(set eventSet) []*testEvent {
+func (r reference) topological(set eventSet) []*testEvent { return topological(set, r.comparePower) }
+
+func topological(set eventSet, compare func(a, b *testEvent) int) []*testEvent {
 	var sorted []*testEvent
 	left := maps.Clone(set)
 	for len(left) > 0 {
@@ -143,7 +145,7 @@ func (r reference) topological(set eventSet) []*testEvent {
 			for a := range e.chain {
 				waits = waits || left[a]
 			}
-			if !waits && (best == nil || r.comparePower(e, best) < 0) {
+			if !waits && (best == nil || compare(e, best) < 0) {
 				best = e
 			}
 		}
@@ -235,8 +237,9 @@ func (r reference) iterate(s stateMap, events []*testEvent) stateMap {
 	return s
 }
 
-// v1 is rooms/v1.md#state-resolution.
-func (r reference) v1() stateMap {
+// v1 is rooms/v1.md#state-resolution, perhaps with third-party invites resolved like members
+// and before them.
+func (r reference) v1(invitesFirst bool) stateMap {
 	// Start by setting R to the union of the states, excluding any conflicting events.
 	union := make(map[state.Key]eventSet)
 	for _, s := range r.states {
@@ -273,6 +276,7 @@ func (r reference) v1() stateMap {
 	for _, of := range []func(state.Key) bool{
 		func(k state.Key) bool { return k == state.Key{Type: spec.MRoomPowerLevels} },
 		func(k state.Key) bool { return k == state.Key{Type: spec.MRoomJoinRules} },
+		func(k state.Key) bool { return invitesFirst && k.Type == spec.MRoomThirdPartyInvite },
 		func(k state.Key) bool { return k.Type == spec.MRoomMember },
 	} {
 		before := maps.Clone(result)

@@ -361,7 +361,8 @@ func replay(version id.RoomVersion, seed uint64, ops []op, onResolve func(*room,
 	return r, nil
 }
 
-// shrink takes ops away for as long as what is left still fails.
+// shrink takes ops away, and then what is special about them, for as long as what is left
+// still fails.
 func shrink(ops []op, fails func([]op) bool) []op {
 	for size := max(len(ops)/2, 1); size > 0; size /= 2 {
 		for i := 1; i < len(ops); {
@@ -370,6 +371,20 @@ func shrink(ops []op, fails func([]op) bool) []op {
 				ops = rest
 			} else {
 				i += size
+			}
+		}
+	}
+	for i := range ops {
+		for _, simpler := range []func(o *op){
+			func(o *op) { o.Lag, o.Stale = 0, false },
+			func(o *op) { o.Stale = false },
+			func(o *op) { o.Rejected = false },
+			func(o *op) { o.TS = 0 },
+		} {
+			rest := slices.Clone(ops)
+			simpler(&rest[i])
+			if fails(rest) {
+				ops = rest
 			}
 		}
 	}
