@@ -1,0 +1,224 @@
+package harness
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	readyTimeout = 60 * time.Second
+	// stopTimeout is far over the 10 s that a drain is promised to take: a test asserts no time, but must not hang.
+	stopTimeout = 40 * time.Second
+	logTail     = 64 << 10
+)
+
+// Server is one parley process, or between Stop and Start again, the data that it left.
+type Server struct {
+	URL string
+
+	t       testing.TB
+	db      Database
+	dir     string
+	listen  string
+	process *exec.Cmd
+	logs    *os.File
+	exited  chan struct{} // closed when process has been waited for
+}
+
+// Start runs a server on the database and a fresh data directory, and returns when it is ready. When the test ends
+// the server is stopped, which must succeed; when the test failed, the end of the server's log is printed.
+func Start(t testing.TB, db Database) *Server {
+	t.Helper()
+	if base := external(); base != "" {
+		return &Server{URL: base, t: t, db: db}
+	}
+	s := &Server{t: t, db: db, dir: t.TempDir(), listen: freeAddress(t)}
+	s.URL = "http://" + s.listen
+	logs, err := os.Create(filepath.Join(s.dir, "server.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.logs = logs
+	t.Cleanup(func() {
+		if s.process != nil {
+			s.Stop()
+		}
+		s.printLogs()
+		s.logs.Close()
+	})
+	s.Run()
+	return s
+}
+
+// Run starts the process on the data that is there, and returns when it is ready. Start has done it once already;
+// call it after Stop or Kill.
+func (s *Server) Run() {
+	s.t.Helper()
+	s.mine()
+	cmd := exec.Command(Binary(s.t), s.arguments()...)
+	cmd.Dir = s.dir
+	cmd.Stdout, cmd.Stderr = s.logs, s.logs
+	cmd.SysProcAttr = dieWithParent()
+	started, exited := make(chan error), make(chan struct{})
+	go func() {
+		// dieWithParent is tied to the thread that starts the process: keep it for as long as that lives.
+		runtime.LockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			cmd.Wait()
+		}
+		close(exited)
+	}()
+	if err := <-started; err != nil {
+		s.t.Fatalf("start parley: %v", err)
+	}
+	s.process, s.exited = cmd, exited
+
+	deadline := time.After(readyTimeout)
+	for {
+		if resp, err := http.Get(s.URL + "/health/ready"); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		select {
+		case <-exited:
+			s.process = nil
+			s.t.Fatalf("parley ended before it was ready: %v", cmd.ProcessState)
+		case <-deadline:
+			s.t.Fatalf("parley was not ready after %v", readyTimeout)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// arguments are the command line: SQLite is tested in the mode without a configuration file, as a newcomer runs it,
+// and PostgreSQL with one, which opens registration and takes the rate limits off.
+func (s *Server) arguments() []string {
+	args := []string{"serve", "--listen", s.listen, "--data", filepath.Join(s.dir, "data")}
+	if s.db.Kind != "postgres" {
+		return args
+	}
+	path := filepath.Join(s.dir, "parley.yaml")
+	if err := os.WriteFile(path, fmt.Appendf(nil, postgresConfig, s.db.URL), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return append(args, "--config", path)
+}
+
+const postgresConfig = `server_name: localhost
+database:
+  url: %q
+registration:
+  allow: anyone
+rate_limits:
+  enabled: false
+federation:
+  enabled: false
+`
+
+// Terminate asks the server to end, and does not wait.
+func (s *Server) Terminate() {
+	s.t.Helper()
+	s.mine()
+	if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Fatalf("SIGTERM: %v", err)
+	}
+}
+
+// Wait waits for the end of a server that was asked to end: it must exit with status 0.
+func (s *Server) Wait() {
+	s.t.Helper()
+	select {
+	case <-s.exited:
+	case <-time.After(stopTimeout):
+		s.process.Process.Signal(syscall.SIGQUIT) // the Go runtime then writes every goroutine's stack to the log
+		<-s.exited
+		s.t.Errorf("parley did not end within %v of SIGTERM; its goroutines are in the log", stopTimeout)
+	}
+	if code := s.process.ProcessState.ExitCode(); code != 0 {
+		s.t.Errorf("parley ended with %v; want status 0", s.process.ProcessState)
+	}
+	s.process = nil
+}
+
+// Stop ends the server as an operator does, by SIGTERM.
+func (s *Server) Stop() {
+	s.t.Helper()
+	s.Terminate()
+	s.Wait()
+}
+
+// Kill ends the server as a crash does, by SIGKILL.
+func (s *Server) Kill() {
+	s.t.Helper()
+	s.mine()
+	if err := s.process.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.t.Fatalf("SIGKILL: %v", err)
+	}
+	<-s.exited
+	s.process = nil
+}
+
+// Pid is the process's, for a driver that measures it.
+func (s *Server) Pid() int {
+	s.mine()
+	return s.process.Process.Pid
+}
+
+// External tells whether the server is one that PARLEY_TEST_SERVER names.
+func (s *Server) External() bool { return s.db.Kind == "external" }
+
+// mine skips the test when the server is not one that the harness started.
+func (s *Server) mine() {
+	s.t.Helper()
+	if s.External() {
+		s.t.Skip("the server under test is not ours to start and stop")
+	}
+}
+
+// printLogs fails the test for what no server may ever log, and prints the log of a failed test.
+func (s *Server) printLogs() {
+	logs, err := os.ReadFile(s.logs.Name())
+	if err != nil {
+		s.t.Errorf("read the server's log: %v", err)
+		return
+	}
+	for _, bad := range []string{"WARNING: DATA RACE", "panic:", "fatal error:"} {
+		if bytes.Contains(logs, []byte(bad)) {
+			s.t.Errorf("the server's log has %q", bad)
+		}
+	}
+	if !s.t.Failed() {
+		return
+	}
+	if cut := len(logs) - logTail; cut > 0 {
+		logs = append([]byte("[…]"), logs[cut:]...)
+	}
+	s.t.Logf("the log of %s on %s:\n%s", s.URL, s.db.Kind, strings.TrimSpace(string(logs)))
+}
+
+// freeAddress finds a port that nobody listens on. Another process could take it before the server does; then the
+// server ends at once and the test says why.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
