@@ -1,0 +1,93 @@
+// A person with one device: a matrix-js-sdk client, and ways to wait for what it hears.
+
+import { randomUUID } from "node:crypto";
+import { ClientEvent, RoomEvent, createClient } from "matrix-js-sdk";
+
+// The library tells the console all that it does, refusals that a test provokes among them.
+for (const method of ["trace", "debug", "info", "log", "warn", "error"]) console[method] = () => {};
+
+const baseUrl = process.env.PARLEY_URL;
+
+// How long to wait for what should come; it is there so that a lost event fails the test with a message.
+const patience = 60_000;
+
+// register makes an account whose name begins with name. Its client is not started.
+export async function register(name) {
+    const username = `${name}-${randomUUID().slice(0, 8)}`;
+    const password = `password of ${name}`;
+    const account = await createClient({ baseUrl }).registerRequest({
+        username,
+        password,
+        auth: { type: "m.login.dummy" },
+    });
+    return clientOf(account, password);
+}
+
+// login is the same account on a further device.
+export async function login(client) {
+    const account = await createClient({ baseUrl }).loginRequest({
+        type: "m.login.password",
+        identifier: { type: "m.id.user", user: client.getUserId() },
+        password: client.password,
+    });
+    return clientOf(account, client.password);
+}
+
+function clientOf(account, password) {
+    const client = createClient({
+        baseUrl,
+        userId: account.user_id,
+        accessToken: account.access_token,
+        deviceId: account.device_id,
+    });
+    client.password = password;
+    return client;
+}
+
+// start runs the client's sync loop, and returns when the initial sync is done. The client stops when the test ends.
+export async function start(t, client, options = {}) {
+    t.after(() => client.stopClient());
+    const prepared = heard(client, ClientEvent.Sync, (state) => state === "PREPARED");
+    await client.startClient({ initialSyncLimit: 20, ...options });
+    await prepared;
+    return client;
+}
+
+// heard waits for an event of the client whose arguments satisfy ok, and gives the arguments.
+export async function heard(client, name, ok) {
+    return new Promise((resolve, reject) => {
+        const stop = () => {
+            client.off(name, listener);
+            clearTimeout(timer);
+        };
+        const listener = (...args) => {
+            if (!ok(...args)) return;
+            stop();
+            resolve(args);
+        };
+        const timer = setTimeout(() => {
+            stop();
+            reject(new Error(`${client.getUserId()} waited in vain for ${name}`));
+        }, patience);
+        client.on(name, listener);
+    });
+}
+
+// message waits for a message with the body in the room's timeline, and gives the event.
+export async function message(client, roomId, body) {
+    const wanted = (event) => event.getRoomId() === roomId && event.getContent().body === body;
+    const known = client.getRoom(roomId)?.getLiveTimeline().getEvents().find(wanted);
+    if (known) return known;
+    const [event] = await heard(client, RoomEvent.Timeline, wanted);
+    return event;
+}
+
+// bodies lists what has been said in the part of the room that the client holds.
+export function bodies(client, roomId) {
+    return client
+        .getRoom(roomId)
+        .getLiveTimeline()
+        .getEvents()
+        .filter((event) => event.getType() === "m.room.message")
+        .map((event) => event.getContent().body);
+}
