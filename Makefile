@@ -37,9 +37,9 @@ fuzz:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-# The binary with its default configuration: one login, one message.
+# The binary with its default configuration: two people register and talk.
 smoke: build
-	./test/smoke.sh bin/parley
+	PARLEY_TEST_BINARY=$(CURDIR)/bin/parley $(GO) test -count=1 -run '^TestConversation$$/^sqlite$$/^twoPeopleTalk$$' ./test/client
 
 # What is generated from the code, the configuration's reference for one.
 docs:
