@@ -35,7 +35,7 @@ fuzz:
 	done
 
 bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) run ./test/bench
 
 # The binary with its default configuration: two people register and talk.
 smoke: build

@@ -29,6 +29,11 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "parley_storage_transactions_total",
+			Help: "Write transactions, each with one sync of the disk."}, func() float64 { return float64(h.db.Stats().Groups) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "parley_storage_writes_total",
+			Help: "Writes that shared those transactions."}, func() float64 { return float64(h.db.Stats().Functions) }))
 	faces, err := clientFaces(cfg, h, log, metrics)
 	if err != nil {
 		return err
