@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -623,4 +624,69 @@ func TestLog(t *testing.T) {
 			t.Error("the log has the token")
 		}
 	}
+}
+
+type brokenBody struct{ err error }
+
+func (b brokenBody) Read([]byte) (int, error) { return 0, b.err }
+func (brokenBody) Close() error               { return nil }
+
+func TestBodyDoesNotCome(t *testing.T) {
+	f := newFixture(t, Options{}, Table{{Method: "PUT", Path: "/a", Auth: None, Handler: Handle(
+		func(context.Context, *Request, *map[string]any) (*struct{}, error) { return nil, nil })}})
+	for err, want := range map[error]int{os.ErrDeadlineExceeded: 408, io.ErrUnexpectedEOF: statusClientGone} {
+		req := httptest.NewRequest("PUT", "/a", brokenBody{err})
+		w := httptest.NewRecorder()
+		f.api.ServeHTTP(w, req)
+		if w.Code != want || f.log.Len() > 0 {
+			t.Errorf("%v: status %d, log %s", err, w.Code, &f.log)
+		}
+	}
+}
+
+// TestConnection has what only a real connection shows: that reading a body leaves it as it
+// was, for the next request and for learning that the client has gone.
+func TestConnection(t *testing.T) {
+	waiting, gone := make(chan struct{}), make(chan struct{})
+	f := newFixture(t, Options{}, Table{
+		{Method: "PUT", Path: "/echo", Auth: None, Handler: Handle(
+			func(_ context.Context, _ *Request, in *json.RawMessage) (*json.RawMessage, error) { return in, nil })},
+		{Method: "PUT", Path: "/wait", Auth: None, Handler: Handle(
+			func(ctx context.Context, _ *Request, in *json.RawMessage) (*json.RawMessage, error) {
+				close(waiting)
+				<-ctx.Done()
+				close(gone)
+				return nil, ctx.Err()
+			})},
+	})
+	server := httptest.NewServer(f.api)
+	defer server.Close()
+	put := func(ctx context.Context, path, body string) (string, error) {
+		req, err := http.NewRequestWithContext(ctx, "PUT", server.URL+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := server.Client().Do(req)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return string(b), err
+	}
+	for _, size := range []int{0, 10, 5000, 100_000} {
+		want := `{"a":"` + strings.Repeat("x", size) + `"}`
+		if got, err := put(t.Context(), "/echo", want); err != nil || got != want {
+			t.Errorf("%d bytes: got %d, %v", size, len(got), err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-waiting
+		cancel()
+	}()
+	if _, err := put(ctx, "/wait", `{}`); err == nil {
+		t.Error("an answer came though nobody waited")
+	}
+	<-gone
 }
