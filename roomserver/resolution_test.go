@@ -1,10 +1,15 @@
 package roomserver
 
 import (
+	"bytes"
 	"context"
+	"slices"
+	"strings"
 	"testing"
 
 	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/roomserver/dag"
 	"parley/storage"
 )
 
@@ -17,10 +22,9 @@ func (s *Server) head(t testing.TB, room id.RoomID) storage.Room {
 }
 
 // branch appends state events to a head that others may have been appended to before, and
-// returns the state after them.
-func (s *Server) branch(t testing.TB, head storage.Room, drafts ...draft) int64 {
+// returns the head after them.
+func (s *Server) branch(t testing.TB, head storage.Room, drafts ...draft) storage.Room {
 	t.Helper()
-	var root int64
 	ok(t, s.db.Write(context.Background(), func(tx *storage.Tx) error {
 		w := &work{tx: tx, room: head}
 		for _, d := range drafts {
@@ -29,10 +33,10 @@ func (s *Server) branch(t testing.TB, head storage.Room, drafts ...draft) int64 
 				return err
 			}
 		}
-		root = w.room.Root
-		return nil
+		head = w.room
+		return w.finish()
 	}))
-	return root
+	return head
 }
 
 func stateDraft(sender id.UserID, eventType, stateKey, content string) draft {
@@ -54,7 +58,7 @@ func TestResolve(t *testing.T) {
 
 				var root int64
 				ok(t, s.db.Write(ctx, func(tx *storage.Tx) (err error) {
-					root, err = s.resolve(tx, &head, []int64{banned, named})
+					root, err = s.resolve(tx, &head, []int64{banned.Root, named.Root})
 					return err
 				}))
 				ok(t, s.db.Read(ctx, func(tx *storage.Tx) error {
@@ -76,5 +80,68 @@ func TestResolve(t *testing.T) {
 				}))
 			})
 		}
+	})
+}
+
+func TestDAG(t *testing.T) {
+	each(t, func(t *testing.T, s *Server) {
+		ctx := context.Background()
+		room := s.mustCreate(t, CreateRequest{Preset: "public_chat", Version: "11"})
+		ok(t, s.Join(ctx, MemberRequest{Room: room, Sender: bob}))
+		raise := stateDraft(alice, "m.room.power_levels", "", `{"users":{"@alice:test":100,"@bob:test":50}}`)
+		head := s.branch(t, s.head(t, room), raise)
+		lower := stateDraft(alice, "m.room.power_levels", "", `{"users":{"@alice:test":100}}`)
+		demoted := s.branch(t, head, lower)
+		named := s.branch(t, head, stateDraft(bob, "m.room.name", "", `{"name":"Bob's"}`))
+
+		merged := demoted
+		merged.Extremities = append(slices.Clone(demoted.Extremities), named.Extremities...)
+		ok(t, s.db.Write(ctx, func(tx *storage.Tx) (err error) {
+			merged.Root, err = s.resolve(tx, &merged, []int64{demoted.Root, named.Root})
+			return err
+		}))
+		s.branch(t, merged, stateDraft(alice, "m.room.topic", "", `{"topic":"secret"}`))
+
+		g, err := s.DAG(ctx, room, nil, 100)
+		ok(t, err)
+		last := slices.IndexFunc(g.Events, func(e dag.Event) bool { return e.Type == "m.room.topic" })
+		if last < 0 || !g.Events[last].Extremity {
+			t.Fatalf("the topic is not drawn as a forward extremity: %+v", g)
+		}
+		var said []string
+		for _, v := range g.Events[last].Resolution {
+			said = append(said, v.Text)
+			if v.Taken != (v.ID == demoted.Extremities[0].ID) {
+				t.Errorf("%s: taken is %t", v.Text, v.Taken)
+			}
+			want := "0 < 50"
+			if v.ID == head.Extremities[0].ID {
+				want = "another one came after it"
+			}
+			if !v.Taken && !strings.Contains(v.Reason, want) {
+				t.Errorf("%s was dropped for this reason: %q", v.Text, v.Reason)
+			}
+		}
+		if len(said) != 3 {
+			t.Errorf("of the merge it says %q", said)
+		}
+		var b bytes.Buffer
+		ok(t, dag.SVG(&b, g))
+		if !strings.Contains(b.String(), "@bob:test 50 → unset") {
+			t.Error("the drawing does not say what Bob lost")
+		}
+		if strings.Contains(b.String(), "secret") {
+			t.Error("the drawing shows a topic")
+		}
+
+		around, err := s.DAG(ctx, room, []id.EventID{named.Extremities[0].ID}, 3)
+		ok(t, err)
+		if len(around.Events) != 3 || !slices.ContainsFunc(around.Events, func(e dag.Event) bool { return e.Marked }) {
+			t.Errorf("around an event there is %+v", around.Events)
+		}
+		_, err = s.DAG(ctx, room, []id.EventID{"$no"}, 3)
+		refused(t, err, matrixerr.NotFound)
+		_, err = s.DAG(ctx, "!no:test", nil, 3)
+		refused(t, err, matrixerr.NotFound)
 	})
 }

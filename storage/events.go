@@ -104,6 +104,21 @@ func (tx *Tx) ListEventsByNID(nids []EventNID) ([]Event, error) {
 	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE nid = ANY($1)`, sqldb.Array(nids))
 }
 
+// ListRoomEvents are up to limit events of a room, placed or not, with numbers below before,
+// the highest number first. It reads the events of all rooms on its way, and is meant for
+// tools.
+func (tx *Tx) ListRoomEvents(room RoomNID, before EventNID, limit int) ([]Event, error) {
+	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events
+		WHERE room_nid = $1 AND nid < $2 ORDER BY nid DESC LIMIT $3`, room, before, limit)
+}
+
+// ListRoomEventsFrom are up to limit events of a room with numbers of at least from, the lowest
+// number first. It is like ListRoomEvents otherwise.
+func (tx *Tx) ListRoomEventsFrom(room RoomNID, from EventNID, limit int) ([]Event, error) {
+	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events
+		WHERE room_nid = $1 AND nid >= $2 ORDER BY nid LIMIT $3`, room, from, limit)
+}
+
 // GetSendTxn is the event that a device's request became, if it was made before.
 func (tx *Tx) GetSendTxn(deviceNID int64, key string) (event id.EventID, ok bool, err error) {
 	err = tx.QueryRow(`SELECT e.event_id FROM send_txns t JOIN events e ON e.nid = t.event_nid

@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 
 	"parley/config"
 	"parley/internal/stream"
@@ -73,4 +76,25 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 func (h *hearts) close() error {
 	h.users.Close()
 	return h.db.Close()
+}
+
+// withHearts runs a command on the hearts of the configured node. create says that the
+// database is made where there is none.
+func (m *Main) withHearts(ctx context.Context, create bool, fn func(context.Context, *hearts) error) error {
+	cfg, _, err := m.configuration("")
+	if err != nil {
+		return err
+	}
+	if cfg.Database.URL == "" && !create {
+		if _, err := os.Stat(cfg.SQLiteFile()); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("there is no database %s; say where it is with --config, or --data", cfg.SQLiteFile())
+		}
+	}
+	logging := cfg.Logging
+	logging.Level = config.LevelWarn
+	h, err := openHearts(ctx, cfg, newLogger(m.Stderr, logging), nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(ctx, h), h.close())
 }

@@ -7,14 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"parley/config"
 	"parley/internal/id"
 	"parley/storage"
 	"parley/userserver"
@@ -172,22 +170,7 @@ func (m *Main) userDeactivateCommand() *cobra.Command {
 // withUsers runs fn on the accounts of the configured server. Only where create is set may
 // the server be one that never ran.
 func (m *Main) withUsers(ctx context.Context, create bool, fn func(context.Context, *userserver.Server) error) error {
-	cfg, _, err := m.configuration("")
-	if err != nil {
-		return err
-	}
-	if cfg.Database.URL == "" && !create {
-		if _, err := os.Stat(cfg.SQLiteFile()); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("there is no database %s; say where it is with --config, or --data", cfg.SQLiteFile())
-		}
-	}
-	logging := cfg.Logging
-	logging.Level = config.LevelWarn
-	h, err := openHearts(ctx, cfg, newLogger(m.Stderr, logging), nil)
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(ctx, h.users), h.close())
+	return m.withHearts(ctx, create, func(ctx context.Context, h *hearts) error { return fn(ctx, h.users) })
 }
 
 // findUser is the account that the operator means: "alice" or "@alice:example.org".

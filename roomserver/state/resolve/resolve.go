@@ -99,6 +99,8 @@ type Verdict struct {
 	// Power says that the event was judged among the power events and what they rest on,
 	// before all others.
 	Power bool
+	// Disputed events are in some states, but not in all. The others only help to decide.
+	Disputed bool
 	// Won says that the event is in the resolved state.
 	Won bool
 }
@@ -144,8 +146,9 @@ func (r *Resolver) Explain(nodes state.Nodes, events Events, version id.RoomVers
 	for i := range x.verdicts {
 		v := &x.verdicts[i]
 		h := x.links[v.NID].Hash
-		if _, ok := x.conflicted[h]; ok {
+		if nids, ok := x.conflicted[h]; ok {
 			v.Won = x.resolved[h] == v.NID
+			v.Disputed = slices.Contains(nids, v.NID)
 		} else if v.Won, err = x.isUnconflicted(v.NID); err != nil {
 			return nil, err
 		}

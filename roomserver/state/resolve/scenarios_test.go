@@ -268,10 +268,13 @@ func TestExplain(t *testing.T) {
 	for _, v := range verdicts {
 		said[v.NID] = v
 	}
-	if v := said[s.names["demotion"].NID]; v.Err != nil || !v.Power || !v.Won {
+	if v := said[s.names["demotion"].NID]; v.Err != nil || !v.Power || !v.Won || !v.Disputed {
 		t.Errorf("of the demotion it says %+v", v)
 	}
-	if v := said[s.names["topic"].NID]; v.Err == nil || v.Power || v.Won {
+	if v, ok := said[s.names["bob"].NID]; ok && (v.Disputed || !v.Won) {
+		t.Errorf("of what nobody disputes it says %+v", v)
+	}
+	if v := said[s.names["topic"].NID]; v.Err == nil || v.Power || v.Won || !v.Disputed {
 		t.Errorf("of the topic it says %+v", v)
 	}
 }
