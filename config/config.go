@@ -254,7 +254,8 @@ type Logging struct {
 
 // Metrics is where figures for Prometheus are to be had.
 type Metrics struct {
-	// The address of a listener for /metrics, such as 127.0.0.1:9090; empty for none.
+	// The address of a listener for /metrics, and for profiles at /debug/pprof/, such as
+	// 127.0.0.1:9090; empty for none. It is for operators alone.
 	Address string `yaml:"address"`
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +58,8 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 		l := config.Listener{Address: cfg.Metrics.Address}
 		figures := http.NewServeMux()
 		figures.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+		figures.HandleFunc("GET /debug/pprof/", pprof.Index)
+		figures.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		go func() { ended <- listen(ctx, l, figures, log.With(packageKey, "metrics"), func(net.Addr) {}) }()
 	}
 	go func() { ended <- listen(ctx, cfg.Listeners.Client, mux, log.With(packageKey, "http"), ready) }()
