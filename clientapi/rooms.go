@@ -22,22 +22,22 @@ func (a *API) roomRoutes() httpapi.Table {
 	get, post, put, del := "GET", "POST", "PUT", "DELETE"
 	const v3 = "/_matrix/client/v3"
 	return httpapi.Table{
-		{Method: post, Path: v3 + "/createRoom", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.createRoom)},
+		{Method: post, Path: v3 + "/createRoom", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.createRoom)},
 		{Method: get, Path: v3 + "/joined_rooms", Auth: httpapi.User, Handler: httpapi.Handle(a.joinedRooms)},
-		{Method: post, Path: v3 + "/join/{roomIdOrAlias}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinAny)},
-		{Method: post, Path: v3 + "/knock/{roomIdOrAlias}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.knock)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/join", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinRoom)},
+		{Method: post, Path: v3 + "/join/{roomIdOrAlias}", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinAny)},
+		{Method: post, Path: v3 + "/knock/{roomIdOrAlias}", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.knock)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/join", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinRoom)},
 		{Method: post, Path: v3 + "/rooms/{roomId}/leave", Auth: httpapi.User, Handler: httpapi.Handle(a.leave)},
 		{Method: post, Path: v3 + "/rooms/{roomId}/forget", Auth: httpapi.User, Handler: httpapi.Handle(a.forget)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/invite", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.invite)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/kick", Auth: httpapi.User, Handler: httpapi.Handle(a.changeMember(a.rooms.Kick))},
-		{Method: post, Path: v3 + "/rooms/{roomId}/ban", Auth: httpapi.User, Handler: httpapi.Handle(a.changeMember(a.rooms.Ban))},
-		{Method: post, Path: v3 + "/rooms/{roomId}/unban", Auth: httpapi.User, Handler: httpapi.Handle(a.changeMember(a.rooms.Unban))},
-		{Method: post, Path: v3 + "/rooms/{roomId}/upgrade", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.upgrade)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/invite", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.invite)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/kick", Auth: httpapi.User, RefuseSuspended: true, Handler: httpapi.Handle(a.changeMember(a.rooms.Kick))},
+		{Method: post, Path: v3 + "/rooms/{roomId}/ban", Auth: httpapi.User, RefuseSuspended: true, Handler: httpapi.Handle(a.changeMember(a.rooms.Ban))},
+		{Method: post, Path: v3 + "/rooms/{roomId}/unban", Auth: httpapi.User, RefuseSuspended: true, Handler: httpapi.Handle(a.changeMember(a.rooms.Unban))},
+		{Method: post, Path: v3 + "/rooms/{roomId}/upgrade", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.upgrade)},
 
-		{Method: put, Path: v3 + "/rooms/{roomId}/send/{eventType}/{txnId}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.send)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/send/{eventType}/{txnId}", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.send)},
 		{Method: put, Path: v3 + "/rooms/{roomId}/redact/{eventId}/{txnId}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.redact)},
-		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
 
 		{Method: get, Path: v3 + "/rooms/{roomId}/state", Auth: httpapi.User, Handler: httpapi.Handle(a.state)},
 		{Method: get, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, Handler: httpapi.Handle(a.stateEvent)},
@@ -53,10 +53,10 @@ func (a *API) roomRoutes() httpapi.Table {
 
 		{Method: get, Path: v3 + "/rooms/{roomId}/aliases", Auth: httpapi.User, Handler: httpapi.Handle(a.roomAliases)},
 		{Method: get, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.None, Handler: httpapi.Handle(a.resolveAlias)},
-		{Method: put, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.User, Handler: httpapi.Handle(a.createAlias)},
-		{Method: del, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.User, Handler: httpapi.Handle(a.deleteAlias)},
+		{Method: put, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.User, RefuseSuspended: true, Handler: httpapi.Handle(a.createAlias)},
+		{Method: del, Path: v3 + "/directory/room/{roomAlias}", Auth: httpapi.User, RefuseSuspended: true, Handler: httpapi.Handle(a.deleteAlias)},
 		{Method: get, Path: v3 + "/directory/list/room/{roomId}", Auth: httpapi.None, Handler: httpapi.Handle(a.published)},
-		{Method: put, Path: v3 + "/directory/list/room/{roomId}", Auth: httpapi.User, Handler: httpapi.Handle(a.publish)},
+		{Method: put, Path: v3 + "/directory/list/room/{roomId}", Auth: httpapi.User, RefuseSuspended: true, Handler: httpapi.Handle(a.publish)},
 		{Method: get, Path: v3 + "/publicRooms", Auth: httpapi.None, Handler: httpapi.Handle(a.publicRooms)},
 		{Method: post, Path: v3 + "/publicRooms", Auth: httpapi.User, Handler: httpapi.Handle(a.searchPublicRooms)},
 	}

@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 
@@ -26,7 +27,12 @@ type Txn struct {
 	Scope string
 }
 
-func (t Txn) key() string { return t.Scope + "\x1f" + t.ID }
+// key names the request in half the bytes of a hash, as clients choose the names and they
+// are kept for ever.
+func (t Txn) key() []byte {
+	sum := sha256.Sum256([]byte(t.Scope + "\x1f" + t.ID))
+	return sum[:16]
+}
 
 // work is one transaction's change of one room: the head as it will be, and what the
 // change does to memberships.

@@ -68,7 +68,7 @@ func (s *Server) build(room *storage.Room, d *draft, prev, auth []link, depth in
 	if err != nil {
 		return nil, matrixerr.New(matrixerr.UnsupportedRoomVersion, "Room version %q is not supported.", room.Version)
 	}
-	if err := checkFieldLengths(d); err != nil {
+	if err := checkFields(d); err != nil {
 		return nil, err
 	}
 	hashed := v.EventFormat() == gomatrixserverlib.EventFormatV1
@@ -129,10 +129,13 @@ func (s *Server) build(room *storage.Room, d *draft, prev, auth []link, depth in
 	return parseEvent(room.Version, storage.Event{ID: eventID, Room: room.NID, JSON: full})
 }
 
-// checkFieldLengths applies the limits of the fields that a client chooses.
+// checkFields applies the limits of the fields that a client chooses.
 //
 // spec: client-server-api/index.md#size-limits
-func checkFieldLengths(d *draft) error {
+func checkFields(d *draft) error {
+	if !utf8.ValidString(d.Type) || d.StateKey != nil && !utf8.ValidString(*d.StateKey) {
+		return matrixerr.New(matrixerr.InvalidParam, "The event type or the state key is not valid UTF-8.")
+	}
 	if len(d.Type) > id.MaxLength {
 		return matrixerr.New(matrixerr.InvalidParam, "The event type is longer than %d bytes.", id.MaxLength)
 	}

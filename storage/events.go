@@ -120,7 +120,7 @@ func (tx *Tx) ListRoomEventsFrom(room RoomNID, from EventNID, limit int) ([]Even
 }
 
 // GetSendTxn is the event that a device's request became, if it was made before.
-func (tx *Tx) GetSendTxn(deviceNID int64, key string) (event id.EventID, ok bool, err error) {
+func (tx *Tx) GetSendTxn(deviceNID int64, key []byte) (event id.EventID, ok bool, err error) {
 	err = tx.QueryRow(`SELECT e.event_id FROM send_txns t JOIN events e ON e.nid = t.event_nid
 		WHERE t.device_nid = $1 AND t.txn_key = $2`, []any{deviceNID, key}, &event)
 	ok, err = found(err)
@@ -128,7 +128,7 @@ func (tx *Tx) GetSendTxn(deviceNID int64, key string) (event id.EventID, ok bool
 }
 
 // InsertSendTxn remembers which event a device's request became.
-func (tx *Tx) InsertSendTxn(deviceNID int64, key string, event EventNID) error {
+func (tx *Tx) InsertSendTxn(deviceNID int64, key []byte, event EventNID) error {
 	_, err := tx.Exec(`INSERT INTO send_txns (device_nid, txn_key, event_nid) VALUES ($1, $2, $3)`, deviceNID, key, event)
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"parley/config"
+	"parley/internal/httpapi"
 )
 
 // packageKey is the attribute that says which package a logger belongs to, and so which of
@@ -19,7 +20,7 @@ func newLogger(w io.Writer, c config.Logging) *slog.Logger {
 	if c.Format == config.FormatJSON {
 		h = slog.NewJSONHandler(w, options)
 	}
-	return slog.New(levels{h, c.Level.Slog(), c.Packages})
+	return slog.New(levels{httpapi.LogHandler(h), c.Level.Slog(), c.Packages})
 }
 
 // levels is a handler that lets a record pass by the level of its logger's package.

@@ -106,7 +106,8 @@ CREATE INDEX memberships_room ON memberships (room_nid, membership, local, user_
 -- Which event a client's request became, so that the same request again is the same event.
 CREATE TABLE send_txns (
     device_nid BIGINT NOT NULL,
-    txn_key    TEXT NOT NULL,
+    txn_key    BLOB NOT NULL, -- sqlite
+    txn_key    BYTEA NOT NULL, -- postgres
     event_nid  BIGINT NOT NULL,
     PRIMARY KEY (device_nid, txn_key)
 ); -- postgres

@@ -1,0 +1,60 @@
+package roomserver
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"testing"
+
+	"github.com/matrix-org/gomatrixserverlib"
+
+	"parley/internal/matrixerr"
+	"parley/storage"
+)
+
+// FuzzContent gives the room server contents as clients may send them. What it accepts must
+// be an event that the library, reading it as another server would, accepts too and calls
+// by the same name; what it refuses must be refused with an errcode.
+func FuzzContent(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `{"body":"hi"}`, `{"n":9007199254740991}`, `{"n":-0}`, `{"n":1e2}`, `{"a":{"b":[1,null,true,"\u0000"]}}`,
+		`{"a":"\ud83d\ude00","\u00e9":1}`, `{"content":{"content":"\"content\":"}}`, `{"a":1,"a":2}`, `[]`, `"x"`, `{"x":"\ud800"}`,
+	} {
+		f.Add("m.room.message", "", false, []byte(seed))
+		f.Add("m.room.topic", "key", true, []byte(seed))
+	}
+	f.Add("m.room.power_levels", "", true, []byte(`{"users":{"@a:b":100},"ban":50}`))
+	f.Add("m.room.member", "@bob:test", true, []byte(`{"membership":"invite","x":1}`))
+	key := ed25519.NewKeyFromSeed(make([]byte, 32))
+	s := &Server{name: "test", keyID: "ed25519:1", key: key}
+	f.Fuzz(func(t *testing.T, eventType, stateKey string, isState bool, content []byte) {
+		for _, version := range []storage.Room{{Version: "6"}, {Version: "10"}, {Version: "12"}} {
+			version.ID = "!room:test"
+			canonical, err := canonicalContent(version.Version, content)
+			if err != nil {
+				if matrixerr.CodeOf(err) == "" {
+					t.Fatalf("refused without an errcode: %v", err)
+				}
+				continue
+			}
+			if !json.Valid(canonical) || canonical[0] != '{' {
+				continue // the edge lets only objects through
+			}
+			d := &draft{Room: version.ID, Sender: alice, Type: eventType, Content: canonical, TS: 1}
+			if isState {
+				d.StateKey = &stateKey
+			}
+			e, err := s.build(&version, d, []link{{id: "$prev"}}, []link{{id: "$auth"}}, 7)
+			if err != nil {
+				continue
+			}
+			v := gomatrixserverlib.MustGetRoomVersion(gomatrixserverlib.RoomVersion(version.Version))
+			pdu, err := v.NewEventFromUntrustedJSON(e.Event.JSON)
+			if err != nil {
+				t.Fatalf("version %s: the library refuses %s: %v", version.Version, e.Event.JSON, err)
+			}
+			if pdu.EventID() != string(e.ID) || pdu.Redacted() {
+				t.Fatalf("version %s: the library reads %s as %s, redacted %v", version.Version, e.Event.JSON, pdu.EventID(), pdu.Redacted())
+			}
+		}
+	})
+}
