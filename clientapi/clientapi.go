@@ -76,6 +76,8 @@ func (a *API) Routes() httpapi.Table {
 		a.receiptRoutes(),
 		a.presenceRoutes(),
 		a.pusherRoutes(),
+		a.keyRoutes(),
+		a.keyBackupRoutes(),
 		a.roomRoutes(),
 	)
 }

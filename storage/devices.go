@@ -52,18 +52,22 @@ func (tx *Tx) UpdateDeviceSeen(nid, seen int64, ip string) error {
 	return err
 }
 
-// DeleteDevice removes a device, with its tokens, its pushers and what it remembered of requests.
-func (tx *Tx) DeleteDevice(d *Device) error {
+// DeleteDevice removes a device, with its tokens, its pushers, its keys and what it remembered
+// of requests. hadKeys says that it had identity keys, which others may have seen.
+func (tx *Tx) DeleteDevice(d *Device) (hadKeys bool, err error) {
 	for _, query := range [...]string{
 		`DELETE FROM tokens WHERE device_nid = $1`,
 		`DELETE FROM send_txns WHERE device_nid = $1`,
 		`DELETE FROM devices WHERE nid = $1`,
 	} {
 		if _, err := tx.Exec(query, d.NID); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return tx.DeletePushersOfDevice(d.User, d.NID)
+	if err := tx.DeletePushersOfDevice(d.User, d.NID); err != nil {
+		return false, err
+	}
+	return tx.DeleteDeviceEncryption(d)
 }
 
 // UpdateDeviceList notes that a user's devices or keys changed.
@@ -78,4 +82,21 @@ func (tx *Tx) UpdateDeviceList(user id.UserID, pos id.Pos) error {
 func (tx *Tx) ListDeviceLists(from id.Pos) ([]id.UserID, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
 		`SELECT user_id FROM device_lists WHERE pos > $1 ORDER BY pos`, from)
+}
+
+// ListNewAcquaintances are the users who may have come to share a room with user since from: of
+// two who are joined to a room one has become so, or is so with another profile.
+func (tx *Tx) ListNewAcquaintances(user id.UserID, from id.Pos) ([]id.UserID, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
+		`SELECT DISTINCT o.user_id FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid
+		WHERE m.user_id = $1 AND m.membership = 'join' AND o.membership = 'join' AND (m.pos > $2 OR o.pos > $2)`, user, from)
+}
+
+// ListLostAcquaintances are the users who may have ceased to share a room with user since from:
+// one of the two has left one. They may share another.
+func (tx *Tx) ListLostAcquaintances(user id.UserID, from id.Pos) ([]id.UserID, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
+		`SELECT DISTINCT o.user_id FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid
+		WHERE m.user_id = $1 AND o.user_id <> $1 AND m.membership IN ('join', 'leave', 'ban') AND o.membership IN ('join', 'leave', 'ban')
+		AND (m.membership <> 'join' AND m.pos > $2 OR m.membership = 'join' AND o.membership <> 'join' AND o.pos > $2)`, user, from)
 }

@@ -37,6 +37,13 @@ func (s *Server) RenameDevice(ctx context.Context, user id.UserID, device id.Dev
 		if err := tx.UpdateDeviceName(d.NID, name); err != nil {
 			return err
 		}
+		// Others see a device, and its name, by its keys.
+		if _, err := tx.GetDeviceKeys(d.NID); err != nil {
+			if errors.Is(err, storage.ErrNotFound) {
+				err = nil
+			}
+			return err
+		}
 		deviceListChanged(tx, user)
 		return nil
 	})
@@ -91,12 +98,17 @@ func deleteDevices(tx *storage.Tx, user id.UserID, devices []storage.Device) err
 	if len(devices) == 0 {
 		return nil
 	}
+	hadKeys := false
 	for i := range devices {
-		if err := tx.DeleteDevice(&devices[i]); err != nil {
+		had, err := tx.DeleteDevice(&devices[i])
+		if err != nil {
 			return err
 		}
+		hadKeys = hadKeys || had
 	}
-	deviceListChanged(tx, user)
+	if hadKeys {
+		deviceListChanged(tx, user)
+	}
 	return nil
 }
 

@@ -15,12 +15,6 @@ import (
 	"parley/storage"
 )
 
-// Remote asks other servers about their users.
-type Remote interface {
-	// Profile is the profile of a user of another server; field is "" for all of it.
-	Profile(ctx context.Context, user id.UserID, field string) (map[string]json.RawMessage, error)
-}
-
 // The fields that rooms show.
 const (
 	displayNameField = "displayname"

@@ -200,8 +200,15 @@ func (s *Server) openSession(tx *storage.Tx, user id.UserID, n NewSession, fresh
 		if err := tx.DeleteTokens(d.NID); err != nil {
 			return Session{}, err
 		}
-	} else if err := tx.InsertDevice(&d); err != nil {
-		return Session{}, err
+	} else {
+		if n.Device != "" {
+			if err := notCrossSigningKey(tx, user, n.Device); err != nil {
+				return Session{}, err
+			}
+		}
+		if err := tx.InsertDevice(&d); err != nil {
+			return Session{}, err
+		}
 	}
 	return s.issue(tx, &d, 0, n.Refresh)
 }

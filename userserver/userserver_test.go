@@ -300,7 +300,7 @@ func TestLogout(t *testing.T) {
 		if err := f.Logout(ctx, caller.User, caller.Device); err != nil {
 			t.Fatal(err)
 		}
-		if n := f.taken(); len(n) != 1 || n[0].Kind != stream.DeviceList || n[0].User != a.User || n[0].Pos == 0 {
+		if n := f.taken(); len(n) != 0 { // nobody can have seen a device without keys
 			t.Errorf("notices %+v", n)
 		}
 		_, err := f.Authenticate(ctx, a.AccessToken, "")
@@ -333,9 +333,6 @@ func TestDevices(t *testing.T) {
 		f.taken()
 		if err := f.RenameDevice(ctx, a.User, "B", "Laptop"); err != nil {
 			t.Fatal(err)
-		}
-		if n := f.taken(); len(n) != 1 || n[0].Kind != stream.DeviceList {
-			t.Errorf("notices %+v", n)
 		}
 		wantCode(t, f.RenameDevice(ctx, a.User, "C", "x"), matrixerr.NotFound)
 		list := must[[]storage.Device](t)(f.ListDevices(ctx, a.User))

@@ -1,0 +1,162 @@
+// Package signedjson writes JSON in its canonical form and checks signatures of JSON objects,
+// as clients make them for their keys. Events are not its business: gomatrixserverlib knows what
+// of them is signed.
+//
+// spec: appendices.md#signing-json
+package signedjson
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxInteger is the greatest number that canonical JSON can have.
+const maxInteger = 1<<53 - 1
+
+// Canonical is a JSON text in canonical form.
+//
+// spec: appendices.md#canonical-json
+func Canonical(text []byte) ([]byte, error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return nil, fmt.Errorf("canonical JSON: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("canonical JSON: there is more than one value")
+	}
+	return appendValue(make([]byte, 0, len(text)), v)
+}
+
+func appendValue(out []byte, v any) ([]byte, error) {
+	var err error
+	switch v := v.(type) {
+	case nil:
+		return append(out, "null"...), nil
+	case bool:
+		return strconv.AppendBool(out, v), nil
+	case string:
+		return appendString(out, v), nil
+	case json.Number:
+		n, err := integer(v)
+		if err != nil {
+			return nil, err
+		}
+		return strconv.AppendInt(out, n, 10), nil
+	case []any:
+		out = append(out, '[')
+		for i, e := range v {
+			if i > 0 {
+				out = append(out, ',')
+			}
+			if out, err = appendValue(out, e); err != nil {
+				return nil, err
+			}
+		}
+		return append(out, ']'), nil
+	case map[string]any:
+		out = append(out, '{')
+		// Byte order of UTF-8 is the order of code points.
+		for i, key := range slices.Sorted(maps.Keys(v)) {
+			if i > 0 {
+				out = append(out, ',')
+			}
+			out = append(appendString(out, key), ':')
+			if out, err = appendValue(out, v[key]); err != nil {
+				return nil, err
+			}
+		}
+		return append(out, '}'), nil
+	}
+	return nil, fmt.Errorf("canonical JSON: cannot have a %T", v)
+}
+
+func integer(n json.Number) (int64, error) {
+	i, err := n.Int64()
+	if err != nil {
+		// 1e3 is an integer, too, in another dress.
+		f, ferr := n.Float64()
+		if ferr != nil || f != math.Trunc(f) || math.Abs(f) > maxInteger {
+			return 0, fmt.Errorf("canonical JSON: %.30s is not an integer that it can have", n)
+		}
+		i = int64(f)
+	}
+	if i > maxInteger || i < -maxInteger {
+		return 0, fmt.Errorf("canonical JSON: %.30s is out of range", n)
+	}
+	return i, nil
+}
+
+func appendString(out []byte, s string) []byte {
+	const short = "\b\f\n\r\t\"\\"
+	const letters = `bfnrt"\`
+	out = append(out, '"')
+	for i := range len(s) {
+		c := s[i]
+		if j := strings.IndexByte(short, c); j >= 0 {
+			out = append(out, '\\', letters[j])
+		} else if c < 0x20 {
+			out = append(out, fmt.Sprintf(`\u%04x`, c)...)
+		} else {
+			out = append(out, c)
+		}
+	}
+	return append(out, '"')
+}
+
+// Signed is what of a JSON object is signed: all but its signatures and what is unsigned, in
+// canonical form.
+//
+// spec: appendices.md#signing-details
+func Signed(object []byte) ([]byte, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(object, &fields); err != nil {
+		return nil, fmt.Errorf("signed JSON: %w", err)
+	}
+	if fields == nil {
+		return nil, errors.New("signed JSON: it is not an object")
+	}
+	delete(fields, "signatures")
+	delete(fields, "unsigned")
+	rest, err := json.Marshal(fields)
+	if err != nil {
+		return nil, fmt.Errorf("signed JSON: %w", err)
+	}
+	return Canonical(rest)
+}
+
+// ErrSignature says that a signature is not that of the key.
+var ErrSignature = errors.New("the signature is wrong")
+
+// Verify checks a signature of an object. Key and signature are in unpadded base64.
+//
+// spec: appendices.md#checking-for-a-signature
+func Verify(object []byte, key, signature string) error {
+	public, err := base64.RawStdEncoding.DecodeString(key)
+	if err != nil || len(public) != ed25519.PublicKeySize {
+		return errors.New("the key is not an ed25519 key in unpadded base64")
+	}
+	sig, err := base64.RawStdEncoding.DecodeString(signature)
+	if err != nil {
+		return ErrSignature
+	}
+	signed, err := Signed(object)
+	if err != nil {
+		return err
+	}
+	if !ed25519.Verify(public, signed, sig) {
+		return ErrSignature
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package signedjson
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+)
+
+func TestCanonical(t *testing.T) {
+	for _, test := range []struct{ in, want string }{
+		// From the specification's examples.
+		{"{}", "{}"},
+		{"{\n    \"b\": \"2\",\n    \"a\": \"1\"\n}", `{"a":"1","b":"2"}`},
+		{`{"a": "日本語"}`, `{"a":"日本語"}`},
+		{`{"本": 2, "日": 1}`, `{"日":1,"本":2}`},
+		{`{"a": "\u65E5"}`, `{"a":"日"}`},
+		{`{"a": null}`, `{"a":null}`},
+		{`{"a": -0, "b": 1e10}`, `{"a":0,"b":10000000000}`},
+		// Beyond them.
+		{`["\u2028\u0001\b\f\n\r\t\"\\\/<", true, false]`, "[\"\u2028\\u0001\\b\\f\\n\\r\\t\\\"\\\\/<\",true,false]"},
+		{`9007199254740991`, `9007199254740991`},
+		{`{"\uD83D\uDE00":1,"\uFF5E":2}`, `{"～":2,"😀":1}`},
+		{`9007199254740992`, ""},
+		{`-9007199254740992`, ""},
+		{`1.5`, ""},
+		{`1e400`, ""},
+		{`{"a":}`, ""},
+		{`1 2`, ""},
+	} {
+		got, err := Canonical([]byte(test.in))
+		if string(got) != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("%s became %s, %v", test.in, got, err)
+		}
+	}
+}
+
+// The specification's test vectors, with the public key that belongs to their signing key.
+func TestVerify(t *testing.T) {
+	const key = "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI"
+	const one = "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"
+	const two = "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw"
+	for _, test := range []struct {
+		object, key, signature string
+		good                   bool
+	}{
+		{`{"signatures":{"domain":{"ed25519:1":"` + one + `"}}}`, key, one, true},
+		{`{"unsigned":{"a":1}}`, key, one, true},
+		{`{"two":"Two","one":1}`, key, two, true},
+		{`{"two":"Two","one":2}`, key, two, false},
+		{`{"two":"Two","one":1}`, key, one, false},
+		{`{"two":"Two","one":1}`, key, "", false},
+		{`{"two":"Two","one":1}`, key, "%%", false},
+		{`{"two":"Two","one":1}`, key[:10], two, false},
+		{`null`, key, one, false},
+		{`[]`, key, one, false},
+	} {
+		if err := Verify([]byte(test.object), test.key, test.signature); (err == nil) != test.good {
+			t.Errorf("%s: %v", test.object, err)
+		}
+	}
+}
+
+func FuzzCanonical(f *testing.F) {
+	for _, seed := range []string{`{}`, `[1,-0,1e2,"\u0000\ud800",null]`, `{"a":{"b":[{}]}}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		once, err := Canonical(text)
+		if err != nil {
+			return
+		}
+		if !json.Valid(once) {
+			t.Fatalf("%q became %q", text, once)
+		}
+		if twice, err := Canonical(once); err != nil || !bytes.Equal(once, twice) {
+			t.Fatalf("%q became %q and then %q, %v", text, once, twice, err)
+		}
+	})
+}

@@ -1,0 +1,483 @@
+package userserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/storage"
+)
+
+// maxOneTimeKeys bounds the one-time keys that a device may have here.
+const maxOneTimeKeys = 1000
+
+// deviceKeys is what we look at in the identity keys of a device.
+type deviceKeys struct {
+	UserID     id.UserID                       `json:"user_id"`
+	DeviceID   id.DeviceID                     `json:"device_id"`
+	Algorithms []string                        `json:"algorithms"`
+	Keys       map[string]string               `json:"keys"`
+	Signatures map[id.UserID]map[string]string `json:"signatures"`
+}
+
+// KeyUpload is what a device uploads; each part may be nil.
+type KeyUpload struct {
+	DeviceKeys   json.RawMessage
+	OneTimeKeys  map[string]json.RawMessage
+	FallbackKeys map[string]json.RawMessage
+}
+
+// UploadKeys takes in a device's keys, and gives the numbers of its one-time keys that are left.
+//
+// spec: client-server-api/modules/end_to_end_encryption.md#uploading-keys
+func (s *Server) UploadKeys(ctx context.Context, user id.UserID, device id.DeviceID, deviceNID int64, up KeyUpload) (map[string]int, error) {
+	identity, err := checkDeviceKeys(up.DeviceKeys, user, device)
+	if err != nil {
+		return nil, err
+	}
+	oneTime, err := parseKeys(up.OneTimeKeys)
+	if err != nil {
+		return nil, err
+	}
+	fallback, err := parseKeys(up.FallbackKeys)
+	if err != nil {
+		return nil, err
+	}
+	if identity == nil && len(oneTime) == 0 && len(fallback) == 0 {
+		// Clients ask so for the counts.
+		return storage.Get(ctx, s.db, func(tx *storage.Tx) (map[string]int, error) { return tx.CountOneTimeKeys(deviceNID) })
+	}
+	var counts map[string]int
+	err = s.db.Write(ctx, func(tx *storage.Tx) error {
+		if identity != nil {
+			if err := putDeviceKeys(tx, user, deviceNID, identity); err != nil {
+				return err
+			}
+		}
+		if err := putOneTimeKeys(tx, deviceNID, oneTime); err != nil {
+			return err
+		}
+		for i := range fallback {
+			old, _, err := tx.GetFallbackKey(deviceNID, fallback[i].Algorithm)
+			if err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+			if err == nil && old.KeyID == fallback[i].KeyID && bytes.Equal(old.JSON, fallback[i].JSON) {
+				continue // the same again is no fresh one
+			}
+			if err := tx.InsertFallbackKey(deviceNID, &fallback[i]); err != nil {
+				return err
+			}
+		}
+		counts, err = tx.CountOneTimeKeys(deviceNID)
+		return err
+	})
+	return counts, err
+}
+
+// checkDeviceKeys are the keys in the form in which they are kept, nil for none. Whether they
+// are signed well is for those to check who use them: they don't trust this server.
+func checkDeviceKeys(text json.RawMessage, user id.UserID, device id.DeviceID) ([]byte, error) {
+	if text == nil || string(text) == "null" {
+		return nil, nil
+	}
+	var k deviceKeys
+	if err := json.Unmarshal(text, &k); err != nil {
+		return nil, matrixerr.New(matrixerr.BadJSON, "device_keys is not as it should be")
+	}
+	if k.UserID != user || k.DeviceID != device {
+		return nil, matrixerr.New(matrixerr.InvalidParam, "device_keys is for another user or device")
+	}
+	if k.Algorithms == nil || len(k.Keys) == 0 {
+		return nil, matrixerr.New(matrixerr.MissingParam, "device_keys has no algorithms or no keys")
+	}
+	return withoutUnsigned(text)
+}
+
+// withoutUnsigned drops what is not signed, which is for servers to add.
+func withoutUnsigned(text json.RawMessage) ([]byte, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return nil, matrixerr.New(matrixerr.BadJSON, "a key is not an object")
+	}
+	delete(fields, "unsigned")
+	return json.Marshal(fields)
+}
+
+func putDeviceKeys(tx *storage.Tx, user id.UserID, device int64, keys []byte) error {
+	old, err := tx.GetDeviceKeys(device)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	if err == nil && bytes.Equal(old, keys) {
+		return nil
+	}
+	deviceListChanged(tx, user)
+	return tx.InsertDeviceKeys(device, keys)
+}
+
+// parseKeys splits the names of keys, "algorithm:id".
+func parseKeys(keys map[string]json.RawMessage) ([]storage.OneTimeKey, error) {
+	out := make([]storage.OneTimeKey, 0, len(keys))
+	for name, text := range keys {
+		algorithm, keyID, ok := strings.Cut(name, ":")
+		if !ok || algorithm == "" || keyID == "" || len(name) > id.MaxLength || !cleanText(name) {
+			return nil, matrixerr.New(matrixerr.InvalidParam, "%.50q is not the name of a key", name)
+		}
+		if text[0] != '{' && text[0] != '"' {
+			return nil, matrixerr.New(matrixerr.BadJSON, "key %.50q is neither an object nor a string", name)
+		}
+		out = append(out, storage.OneTimeKey{Algorithm: algorithm, KeyID: keyID, JSON: text})
+	}
+	slices.SortFunc(out, func(a, b storage.OneTimeKey) int { return strings.Compare(a.KeyID, b.KeyID) })
+	return out, nil
+}
+
+func putOneTimeKeys(tx *storage.Tx, device int64, keys []storage.OneTimeKey) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	have, err := tx.ListOneTimeKeys(device)
+	if err != nil {
+		return err
+	}
+	known := make(map[string][]byte, len(have))
+	for _, k := range have {
+		known[k.Algorithm+":"+k.KeyID] = k.JSON
+	}
+	batch, err := tx.GetLastBatch(device)
+	if err != nil {
+		return err
+	}
+	for i := range keys {
+		name := keys[i].Algorithm + ":" + keys[i].KeyID
+		if old, ok := known[name]; ok {
+			if bytes.Equal(old, keys[i].JSON) {
+				continue
+			}
+			return matrixerr.New(matrixerr.InvalidParam, "there is another one-time key %s already", name)
+		}
+		if len(known) >= maxOneTimeKeys {
+			return matrixerr.New(matrixerr.InvalidParam, "a device has no more than %d one-time keys", maxOneTimeKeys)
+		}
+		known[name] = keys[i].JSON
+		if err := tx.InsertOneTimeKey(device, batch+1, &keys[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remoteTimeout is how long other servers may take to answer, where the client doesn't say.
+const remoteTimeout = 10 * time.Second
+
+// QueryKeys are the keys of users, as asker may see them; an empty list stands for all devices.
+//
+// spec: client-server-api/modules/end_to_end_encryption.md#tracking-the-device-list-for-a-user
+func (s *Server) QueryKeys(ctx context.Context, asker id.UserID, users map[id.UserID][]id.DeviceID, timeout time.Duration) (*KeyAnswer, error) {
+	local, remote := splitUsers(s, users)
+	out, err := s.LocalKeys(ctx, asker, local)
+	if err != nil {
+		return nil, err
+	}
+	servers := slices.Collect(maps.Keys(remote))
+	s.eachServer(ctx, servers, timeout, out.Failures, func(ctx context.Context, server id.ServerName, mu *sync.Mutex) error {
+		answer, err := s.remote.QueryKeys(ctx, server, remote[server])
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for user := range remote[server] { // nothing that was not asked for
+			copyKey(out.DeviceKeys, answer.DeviceKeys, user)
+			copyKey(out.MasterKeys, answer.MasterKeys, user)
+			copyKey(out.SelfSigningKeys, answer.SelfSigningKeys, user)
+		}
+		return nil
+	})
+	return out, nil
+}
+
+func copyKey[K comparable, V any](to, from map[K]V, key K) {
+	if v, ok := from[key]; ok {
+		to[key] = v
+	}
+}
+
+// splitUsers separates users of ours from those of each other server.
+func splitUsers[V any](s *Server, users map[id.UserID]V) (local map[id.UserID]V, remote map[id.ServerName]map[id.UserID]V) {
+	local, remote = make(map[id.UserID]V), make(map[id.ServerName]map[id.UserID]V)
+	for user, v := range users {
+		if s.Local(user) {
+			local[user] = v
+			continue
+		}
+		if remote[user.Server()] == nil {
+			remote[user.Server()] = make(map[id.UserID]V)
+		}
+		remote[user.Server()][user] = v
+	}
+	return local, remote
+}
+
+// maxServersAtOnce bounds the servers that are asked at the same time for one request.
+const maxServersAtOnce = 20
+
+// eachServer asks servers, some at a time, waits for all, and notes those that failed. What ask
+// writes that others write too, it writes under the lock.
+func (s *Server) eachServer(ctx context.Context, servers []id.ServerName, timeout time.Duration,
+	failures map[id.ServerName]struct{}, ask func(context.Context, id.ServerName, *sync.Mutex) error) {
+	if timeout <= 0 || timeout > time.Minute {
+		timeout = remoteTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxServersAtOnce)
+	for _, server := range servers {
+		if s.remote == nil {
+			mu.Lock()
+			failures[server] = struct{}{}
+			mu.Unlock()
+			continue
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := ask(ctx, server, &mu); err != nil {
+				s.log.Debug("another server did not answer about keys", "server", server, "err", err)
+				mu.Lock()
+				failures[server] = struct{}{}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// LocalKeys are the keys of users of ours, as asker may see them, who may be of another server.
+func (s *Server) LocalKeys(ctx context.Context, asker id.UserID, users map[id.UserID][]id.DeviceID) (*KeyAnswer, error) {
+	out := &KeyAnswer{
+		DeviceKeys:      make(map[id.UserID]map[id.DeviceID]json.RawMessage),
+		MasterKeys:      make(map[id.UserID]json.RawMessage),
+		SelfSigningKeys: make(map[id.UserID]json.RawMessage),
+		UserSigningKeys: make(map[id.UserID]json.RawMessage),
+		Failures:        make(map[id.ServerName]struct{}),
+	}
+	if len(users) == 0 {
+		return out, nil
+	}
+	names := slices.Collect(maps.Keys(users))
+	var devices []storage.DeviceKeys
+	var crossSigning []storage.CrossSigningKey
+	var signatures []storage.KeySignature
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		if devices, err = tx.ListDeviceKeys(names); err != nil {
+			return err
+		}
+		if crossSigning, err = tx.ListCrossSigningKeys(names); err != nil || len(crossSigning) == 0 {
+			return err
+		}
+		signatures, err = tx.ListKeySignatures(names, asker)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	of := make(map[id.UserID]map[string][]storage.KeySignature)
+	for _, sig := range signatures {
+		if of[sig.User] == nil {
+			of[sig.User] = make(map[string][]storage.KeySignature)
+		}
+		of[sig.User][sig.KeyID] = append(of[sig.User][sig.KeyID], sig)
+	}
+	for _, d := range devices {
+		if wanted := users[d.User]; len(wanted) > 0 && !slices.Contains(wanted, d.Device) {
+			continue
+		}
+		text, err := withSignatures(d.JSON, of[d.User][string(d.Device)], d.DisplayName)
+		if err != nil {
+			return nil, err
+		}
+		if out.DeviceKeys[d.User] == nil {
+			out.DeviceKeys[d.User] = make(map[id.DeviceID]json.RawMessage)
+		}
+		out.DeviceKeys[d.User][d.Device] = text
+	}
+	for _, k := range crossSigning {
+		text, err := withSignatures(k.JSON, of[k.User][k.Public], "")
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case k.Usage == storage.MasterKey:
+			out.MasterKeys[k.User] = text
+		case k.Usage == storage.SelfSigningKey:
+			out.SelfSigningKeys[k.User] = text
+		case k.User == asker:
+			out.UserSigningKeys[k.User] = text
+		}
+	}
+	return out, nil
+}
+
+// withSignatures is a key with the signatures that were made later, and with its device's name.
+func withSignatures(key []byte, signatures []storage.KeySignature, displayName string) (json.RawMessage, error) {
+	if len(signatures) == 0 && displayName == "" {
+		return key, nil
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(key, &fields); err != nil {
+		return nil, err
+	}
+	if displayName != "" {
+		unsigned, err := json.Marshal(map[string]string{"device_display_name": displayName})
+		if err != nil {
+			return nil, err
+		}
+		fields["unsigned"] = unsigned
+	}
+	if len(signatures) > 0 {
+		all := make(map[id.UserID]map[string]string)
+		if old := fields["signatures"]; old != nil {
+			if err := json.Unmarshal(old, &all); err != nil {
+				return nil, err
+			}
+		}
+		for _, sig := range signatures {
+			if all[sig.Signer] == nil {
+				all[sig.Signer] = make(map[string]string)
+			}
+			all[sig.Signer][sig.SignerKey] = sig.Signature
+		}
+		text, err := json.Marshal(all)
+		if err != nil {
+			return nil, err
+		}
+		fields["signatures"] = text
+	}
+	return json.Marshal(fields)
+}
+
+// ClaimKeys takes a one-time key of each device, of the algorithm that is its value. Keys that
+// are not to be had are not in the answer.
+//
+// spec: client-server-api/modules/end_to_end_encryption.md#one-time-and-fallback-keys
+func (s *Server) ClaimKeys(ctx context.Context, devices map[id.UserID]map[id.DeviceID]string, timeout time.Duration) (ClaimedKeys, map[id.ServerName]struct{}, error) {
+	local, remote := splitUsers(s, devices)
+	out, err := s.ClaimLocalKeys(ctx, local)
+	if err != nil {
+		return nil, nil, err
+	}
+	failures := make(map[id.ServerName]struct{})
+	s.eachServer(ctx, slices.Collect(maps.Keys(remote)), timeout, failures, func(ctx context.Context, server id.ServerName, mu *sync.Mutex) error {
+		answer, err := s.remote.ClaimKeys(ctx, server, remote[server])
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for user := range remote[server] {
+			copyKey(out, answer, user)
+		}
+		return nil
+	})
+	return out, failures, nil
+}
+
+// ClaimLocalKeys is ClaimKeys for devices of users of ours.
+func (s *Server) ClaimLocalKeys(ctx context.Context, devices map[id.UserID]map[id.DeviceID]string) (ClaimedKeys, error) {
+	out := make(ClaimedKeys)
+	if len(devices) == 0 {
+		return out, nil
+	}
+	err := s.db.Write(ctx, func(tx *storage.Tx) error {
+		out = make(ClaimedKeys)
+		for user, wanted := range devices {
+			for device, algorithm := range wanted {
+				k, err := claim(tx, user, device, algorithm)
+				if errors.Is(err, storage.ErrNotFound) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				if out[user] == nil {
+					out[user] = make(map[id.DeviceID]map[string]json.RawMessage)
+				}
+				out[user][device] = map[string]json.RawMessage{k.Algorithm + ":" + k.KeyID: k.JSON}
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// claim is a one-time key of a device, or its fallback key when none is left.
+func claim(tx *storage.Tx, user id.UserID, device id.DeviceID, algorithm string) (storage.OneTimeKey, error) {
+	if !cleanText(string(user)) || !cleanText(string(device)) || !cleanText(algorithm) {
+		return storage.OneTimeKey{}, storage.ErrNotFound
+	}
+	d, err := tx.GetDevice(user, device)
+	if err != nil {
+		return storage.OneTimeKey{}, err
+	}
+	k, err := tx.DeleteOneTimeKey(d.NID, algorithm)
+	if !errors.Is(err, storage.ErrNotFound) {
+		return k, err
+	}
+	k, used, err := tx.GetFallbackKey(d.NID, algorithm)
+	if err != nil || used {
+		return k, err
+	}
+	return k, tx.UpdateFallbackKeyUsed(d.NID, algorithm)
+}
+
+// ChangedDeviceLists says whose devices a user must ask for anew since a position: those who
+// share a room with the user and whose devices or keys changed, those who came to share one, and
+// those whose keys the user has signed; and who shares none any more.
+//
+// spec: client-server-api/modules/end_to_end_encryption.md#tracking-the-device-list-for-a-user
+func (s *Server) ChangedDeviceLists(ctx context.Context, user id.UserID, from id.Pos) (changed, left []id.UserID, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		updated, err := tx.ListDeviceLists(from)
+		if err != nil {
+			return err
+		}
+		if changed, err = tx.ListSharedRooms(user, updated); err != nil {
+			return err
+		}
+		if slices.Contains(updated, user) {
+			changed = append(changed, user)
+		}
+		met, err := tx.ListNewAcquaintances(user, from)
+		if err != nil {
+			return err
+		}
+		signed, err := tx.ListSignatureLists(user, from)
+		if err != nil {
+			return err
+		}
+		changed = slices.Concat(changed, met, signed)
+		slices.Sort(changed)
+		changed = slices.Compact(changed)
+
+		lost, err := tx.ListLostAcquaintances(user, from)
+		if err != nil {
+			return err
+		}
+		still, err := tx.ListSharedRooms(user, lost)
+		left = slices.DeleteFunc(lost, func(u id.UserID) bool { return slices.Contains(still, u) })
+		return err
+	})
+	return changed, left, err
+}
