@@ -42,7 +42,7 @@ func summarise(in io.Reader, out io.Writer) (bool, error) {
 	ok := true
 	output := map[test][]string{}
 	skipped := map[string][]string{} // reason → names
-	passed, failed := 0, 0
+	passed, failed := 0, []string{}
 	lines := bufio.NewReader(in)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -63,7 +63,9 @@ func summarise(in io.Reader, out io.Writer) (bool, error) {
 		case "build-fail":
 			ok = false
 		case "output":
-			output[name] = append(output[name], e.Output)
+			if !strings.HasPrefix(e.Output, "=== ") { // that a test runs, pauses, continues
+				output[name] = append(output[name], e.Output)
+			}
 		case "pass", "skip", "fail":
 			switch {
 			case e.Action == "skip" && e.Test != "":
@@ -71,20 +73,24 @@ func summarise(in io.Reader, out io.Writer) (bool, error) {
 				skipped[reason] = append(skipped[reason], strings.TrimPrefix(e.Package, "parley/")+" "+e.Test)
 			case e.Action == "fail":
 				ok = false
-				failed++
+				failed = append(failed, strings.TrimSpace(e.Package+" "+e.Test))
 				fmt.Fprintf(out, "FAIL %s %s\n%s", e.Package, e.Test, strings.Join(output[name], ""))
 				if e.Test == "" {
 					writeUnfinished(out, e.Package, output)
 				}
-			case e.Test == "":
-				fmt.Fprintf(out, "%-4s %s %.1fs\n", strings.ToUpper(e.Action), e.Package, e.Elapsed)
+			case e.Test == "" && e.Action == "pass":
+				fmt.Fprintf(out, "ok   %s %.1fs\n", e.Package, e.Elapsed)
+			case e.Test == "": // a package without tests
 			default:
 				passed++
 			}
 			delete(output, name)
 		}
 	}
-	fmt.Fprintf(out, "%d tests passed, %d failed\n", passed, failed)
+	fmt.Fprintf(out, "%d tests passed, %d failed\n", passed, len(failed))
+	for _, name := range failed {
+		fmt.Fprintf(out, "failed: %s\n", name)
+	}
 	if len(skipped) == 0 {
 		fmt.Fprintln(out, "no test was skipped")
 	}
@@ -112,7 +118,7 @@ func writeUnfinished(out io.Writer, pkg string, output map[test][]string) {
 func skipReason(output []string) string {
 	for _, line := range slices.Backward(output) {
 		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "---") || strings.HasPrefix(line, "===") || line == "" {
+		if strings.HasPrefix(line, "---") || line == "" {
 			continue
 		}
 		if _, reason, found := strings.Cut(line, ": "); found {

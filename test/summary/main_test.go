@@ -29,8 +29,8 @@ func TestSummarise(t *testing.T) {
 		ok       bool
 		want     []string
 	}{
-		{"all well", good, true, []string{"PASS parley/a 1.5s", "1 tests passed, 0 failed", "skipped (no database):\n  a TestSkip"}},
-		{"a failure", good + bad, false, []string{"FAIL parley/b TestBad\n    b_test.go:3: wrong"}},
+		{"all well", good, true, []string{"ok   parley/a 1.5s", "1 tests passed, 0 failed", "skipped (no database):\n  a TestSkip"}},
+		{"a failure", good + bad, false, []string{"FAIL parley/b TestBad\n    b_test.go:3: wrong", "failed: parley/b TestBad\n"}},
 		{"a timeout", good + hung, false, []string{"panic: test timed out", "UNFINISHED parley/d TestHung\nwaiting"}},
 		{"what does not build", unbuilt, false, []string{"c.go:1: syntax error"}},
 		{"a word of go's own", "go: no such tool\n", true, []string{"go: no such tool", "no test was skipped"}},
