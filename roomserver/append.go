@@ -316,16 +316,48 @@ func (s *Server) applyRedaction(w *work, e *event) error {
 		return nil
 	}
 	target, err := w.tx.GetEvent(redactsOf(w.room.Version, e))
-	if missing, err := notFound(err); err != nil {
+	missing, err := notFound(err)
+	if err != nil {
 		return err
-	} else if missing || target.Room != w.room.NID || target.RedactedBy != 0 {
+	}
+	if missing {
+		return w.tx.InsertEarlyRedaction(w.room.NID, redactsOf(w.room.Version, e), e.NID)
+	}
+	if target.Room != w.room.NID || target.RedactedBy != 0 {
 		return nil
 	}
 	victim, err := parseEvent(w.room.Version, target)
 	if err != nil {
 		return err
 	}
-	if victim.Type() == spec.MRoomCreate {
+	return s.redactBy(w, victim, e)
+}
+
+// applyEarlierRedaction blanks an event whose redaction came before it.
+func (s *Server) applyEarlierRedaction(w *work, victim *event) error {
+	nids, err := w.tx.ListEarlyRedactions(w.room.NID, victim.ID)
+	if err != nil {
+		return err
+	}
+	for _, nid := range nids {
+		row, err := w.tx.GetEventByNID(nid)
+		if err != nil {
+			return err
+		}
+		redaction, err := parseEvent(w.room.Version, row)
+		if err != nil {
+			return err
+		}
+		if err := s.redactBy(w, victim, redaction); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// redactBy blanks an event if whoever sent the redaction may.
+func (s *Server) redactBy(w *work, victim, e *event) error {
+	if victim.Type() == spec.MRoomCreate || victim.RedactedBy != 0 {
 		return nil
 	}
 	may, err := s.mayRedact(w.tx, &w.room, w.room.Root, id.UserID(e.SenderID()), id.UserID(victim.SenderID()))
@@ -337,6 +369,7 @@ func (s *Server) applyRedaction(w *work, e *event) error {
 
 // blank replaces an event by its redacted form.
 func (s *Server) blank(w *work, victim *event, by storage.EventNID) error {
+	victim.RedactedBy = by
 	victim.Redact()
 	redacted := victim.PDU.JSON()
 	if err := w.tx.UpdateEventRedacted(victim.NID, by, redacted); err != nil {

@@ -153,6 +153,19 @@ func (tx *Tx) ListMissingEvents(room RoomNID, limit int) ([]id.EventID, error) {
 		`SELECT DISTINCT event_id FROM missing_events WHERE room_nid = $1 ORDER BY event_id LIMIT $2`, room, limit)
 }
 
+// InsertEarlyRedaction notes that an event redacts one that we don't have yet.
+func (tx *Tx) InsertEarlyRedaction(room RoomNID, target id.EventID, redaction EventNID) error {
+	_, err := tx.Exec(`INSERT INTO early_redactions (room_nid, target, redaction_nid) VALUES ($1, $2, $3)
+		ON CONFLICT (room_nid, target, redaction_nid) DO NOTHING`, room, target, redaction)
+	return err
+}
+
+// ListEarlyRedactions are the events that redact one and came before it, the first to come first.
+func (tx *Tx) ListEarlyRedactions(room RoomNID, target id.EventID) ([]EventNID, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (n EventNID, err error) { return n, row.Scan(&n) },
+		`SELECT redaction_nid FROM early_redactions WHERE room_nid = $1 AND target = $2 ORDER BY redaction_nid`, room, target)
+}
+
 // GetNodes are the bodies of nodes of state trees, by number.
 func (tx *Tx) GetNodes(nids []int64) (map[int64][]byte, error) {
 	out := make(map[int64][]byte, len(nids))

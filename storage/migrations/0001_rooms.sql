@@ -61,6 +61,14 @@ CREATE TABLE missing_events (
     PRIMARY KEY (room_nid, event_id, wanted_by)
 );
 
+-- Redactions that came before the events that they redact.
+CREATE TABLE early_redactions (
+    room_nid      BIGINT NOT NULL,
+    target        TEXT NOT NULL,
+    redaction_nid BIGINT NOT NULL,
+    PRIMARY KEY (room_nid, target, redaction_nid)
+);
+
 -- The nodes of the state trees. A node is never changed.
 CREATE TABLE state_nodes (
     nid  INTEGER PRIMARY KEY, -- sqlite

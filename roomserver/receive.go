@@ -1,0 +1,462 @@
+package roomserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/roomserver/state"
+	"parley/storage"
+)
+
+// ErrRejected says that an event breaks the rules where it stands. It is kept, so that it
+// need not be judged again, and has no effect.
+var ErrRejected = errors.New("the event is rejected")
+
+// MissingError says which events must be known before one can be judged.
+type MissingError struct {
+	// Auth are auth events, Prev previous events that we don't have, or, of the latter, have
+	// only as outliers.
+	Auth, Prev []id.EventID
+}
+
+// Error says how many are missing.
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%d auth events and %d previous events are missing", len(e.Auth), len(e.Prev))
+}
+
+// maxAuthEvents bounds the auth events of an event.
+//
+// spec: rooms/v12.md#event-format-1
+const maxAuthEvents = 10
+
+// Parse reads an event of another server in the format of a room's version. An event whose
+// content does not match its hash comes out redacted. Signatures are the caller's business.
+//
+// spec: server-server-api.md#checks-performed-on-receipt-of-a-pdu
+func Parse(version id.RoomVersion, raw []byte) (gomatrixserverlib.PDU, error) {
+	v, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(version))
+	if err != nil {
+		return nil, matrixerr.New(matrixerr.UnsupportedRoomVersion, "Room version %q is not supported.", version)
+	}
+	if len(raw) > maxEventBytes {
+		return nil, matrixerr.New(matrixerr.TooLarge, "The event is larger than %d bytes.", maxEventBytes)
+	}
+	pdu, err := v.NewEventFromUntrustedJSON(raw)
+	if err != nil {
+		return nil, matrixerr.New(matrixerr.BadJSON, "The event does not have the format of room version %s.", version)
+	}
+	if len(pdu.PrevEventIDs()) > maxPrevEvents || len(pdu.AuthEventIDs()) > maxAuthEvents+1 {
+		return nil, matrixerr.New(matrixerr.BadJSON, "The event names too many previous or auth events.")
+	}
+	if pdu.Depth() < 0 {
+		return nil, matrixerr.New(matrixerr.BadJSON, "The event has a negative depth.")
+	}
+	return pdu, nil
+}
+
+// Receive takes in an event of another server, whose format and signatures were checked: it
+// judges it by its auth events, by the state before it, and by the current state, and gives
+// it its place in the room. An event that is known already is no error. A [MissingError] says
+// what must be received first.
+//
+// spec: server-server-api.md#checks-performed-on-receipt-of-a-pdu
+func (s *Server) Receive(ctx context.Context, pdu gomatrixserverlib.PDU) error {
+	return s.receive(ctx, pdu, nil)
+}
+
+// ReceiveAt is Receive for an event some of whose previous events can't be had: before is
+// what another server says was the room's state before it, as the IDs of events that were
+// given to ReceiveOutliers.
+func (s *Server) ReceiveAt(ctx context.Context, pdu gomatrixserverlib.PDU, before []id.EventID) error {
+	if before == nil {
+		before = []id.EventID{}
+	}
+	return s.receive(ctx, pdu, before)
+}
+
+func (s *Server) receive(ctx context.Context, pdu gomatrixserverlib.PDU, before []id.EventID) error {
+	rejected := false
+	err := s.db.Write(ctx, func(tx *storage.Tx) error {
+		room, err := tx.LockRoom(id.RoomID(pdu.RoomID().String()))
+		if missing, err := notFound(err); err != nil {
+			return err
+		} else if missing {
+			return matrixerr.New(matrixerr.NotFound, "This room is not known to this server.")
+		}
+		w := &work{tx: tx, room: room}
+		rejected, err = s.accept(w, pdu, before)
+		if err != nil {
+			return err
+		}
+		return w.finish()
+	})
+	if err == nil && rejected {
+		err = ErrRejected
+	}
+	return err
+}
+
+// accept judges an event and writes it with what it is found to be.
+func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID) (rejected bool, err error) {
+	e := &event{storage.Event{ID: id.EventID(pdu.EventID()), Room: w.room.NID, JSON: pdu.JSON()}, pdu}
+	known, err := w.tx.GetEvent(e.ID)
+	missing, err := notFound(err)
+	switch {
+	case err != nil:
+		return false, err
+	case !missing && known.Room != w.room.NID:
+		return false, matrixerr.New(matrixerr.BadJSON, "The event belongs to another room.")
+	case !missing && known.Status != storage.Outlier:
+		return known.Status == storage.Rejected, nil
+	case !missing:
+		e.NID, e.RedactedBy = known.NID, known.RedactedBy
+	}
+	if pdu.Type() == spec.MRoomCreate && w.room.Root != 0 {
+		return false, matrixerr.New(matrixerr.BadJSON, "A room has one m.room.create event.")
+	}
+
+	ok, err := s.passesAuthEvents(w, e)
+	if err != nil {
+		return false, err
+	}
+	root, err := s.stateBefore(w, e, before)
+	if err != nil {
+		return false, err
+	}
+	e.Status = storage.Rejected
+	if ok {
+		if ok, err = s.passes(w, e, root); err != nil {
+			return false, err
+		}
+	}
+	if ok {
+		e.Status = storage.Accepted
+		if w.room.Root != 0 {
+			if ok, err = s.passes(w, e, w.room.Root); err != nil {
+				return false, err
+			}
+			if !ok {
+				e.Status = storage.SoftFailed
+			}
+		}
+	}
+	return e.Status == storage.Rejected, s.admit(w, e, root)
+}
+
+// authTuple is a place in the state that an event's rules ask for.
+type authTuple = gomatrixserverlib.StateKeyTuple
+
+// passesAuthEvents judges an event by the auth events that it names.
+//
+// spec: rooms/v12.md#authorization-rules
+func (s *Server) passesAuthEvents(w *work, e *event) (bool, error) {
+	ids := e.AuthEventIDs()
+	var missing MissingError
+	var pdus []gomatrixserverlib.PDU
+	needed := gomatrixserverlib.StateNeededForAuth([]gomatrixserverlib.PDU{e.PDU})
+	wanted := make(map[authTuple]bool)
+	for _, t := range needed.Tuples() {
+		wanted[t] = true
+	}
+	ok := true
+	for _, authID := range ids {
+		row, err := w.tx.GetEvent(id.EventID(authID))
+		if absent, err := notFound(err); err != nil {
+			return false, err
+		} else if absent {
+			missing.Auth = append(missing.Auth, id.EventID(authID))
+			continue
+		}
+		auth, err := parseEvent(w.room.Version, row)
+		if err != nil {
+			return false, err
+		}
+		if row.Room != w.room.NID || row.Status == storage.Rejected || auth.StateKey() == nil {
+			ok = false
+			continue
+		}
+		// Each place once, and none that the rules don't ask for.
+		place := authTuple{EventType: auth.Type(), StateKey: *auth.StateKey()}
+		if !wanted[place] {
+			ok = false
+			continue
+		}
+		wanted[place] = false
+		pdus = append(pdus, auth.PDU)
+	}
+	if len(missing.Auth) > 0 {
+		return false, &missing
+	}
+	if !ok {
+		return false, nil
+	}
+	provider, err := gomatrixserverlib.NewAuthEvents(pdus)
+	if err != nil {
+		return false, nil //nolint:nilerr // not a set of auth events
+	}
+	return gomatrixserverlib.Allowed(e.PDU, provider, userIDForSender) == nil, nil
+}
+
+// passes judges an event by a state.
+func (s *Server) passes(w *work, e *event, root int64) (bool, error) {
+	set, err := s.authSet(w.tx, &w.room, root, gomatrixserverlib.StateNeededForAuth([]gomatrixserverlib.PDU{e.PDU}))
+	if err != nil {
+		return false, err
+	}
+	return gomatrixserverlib.Allowed(e.PDU, set.provider, userIDForSender) == nil, nil
+}
+
+// stateBefore is what the states after an event's previous events come to; or, where before
+// is given, what it lists.
+func (s *Server) stateBefore(w *work, e *event, before []id.EventID) (int64, error) {
+	if before != nil {
+		return s.stateOf(w, before)
+	}
+	var missing MissingError
+	var roots []int64
+	for _, prev := range e.PrevEventIDs() {
+		row, err := w.tx.GetEvent(id.EventID(prev))
+		absent, err := notFound(err)
+		if err != nil {
+			return 0, err
+		}
+		if absent || row.Room != w.room.NID || row.Status == storage.Outlier {
+			missing.Prev = append(missing.Prev, id.EventID(prev))
+			continue
+		}
+		if !slices.Contains(roots, row.Root) {
+			roots = append(roots, row.Root)
+		}
+	}
+	if len(missing.Prev) > 0 {
+		return 0, &missing
+	}
+	if len(roots) == 0 { // the create event
+		return 0, nil
+	}
+	return s.resolve(w.tx, &w.room, roots)
+}
+
+// stateOf makes a state of a list of state events.
+func (s *Server) stateOf(w *work, events []id.EventID) (int64, error) {
+	rows, err := w.tx.ListEvents(events)
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) != len(events) {
+		var missing MissingError
+		for _, e := range events {
+			if !slices.ContainsFunc(rows, func(r storage.Event) bool { return r.ID == e }) {
+				missing.Auth = append(missing.Auth, e)
+			}
+		}
+		return 0, &missing
+	}
+	entries := make([]state.Entry, 0, len(rows))
+	for _, row := range rows {
+		e, err := parseEvent(w.room.Version, row)
+		if err != nil {
+			return 0, err
+		}
+		if row.Room != w.room.NID || row.Status == storage.Rejected || e.StateKey() == nil {
+			continue
+		}
+		entries = append(entries, state.Entry{Key: e.key(), NID: e.nid()})
+	}
+	root, err := s.tree.Set(w.tx, 0, entries)
+	return int64(root), err
+}
+
+// admit writes an event that was judged, and moves the room's head if the event is part of
+// the room from now on.
+func (s *Server) admit(w *work, e *event, before int64) error {
+	e.Root = before
+	placed := e.NID != 0 // it was known as an outlier
+	if placed {
+		if err := w.tx.UpdateEventPlace(&e.Event); err != nil {
+			return err
+		}
+		s.forget(w.tx, e.NID)
+	} else if err := s.insert(w.tx, e); err != nil {
+		return err
+	}
+	if e.StateKey() != nil && e.Status != storage.Rejected {
+		if err := s.putState(w, e, before); err != nil {
+			return err
+		}
+	}
+	if e.Status != storage.Accepted {
+		return nil
+	}
+	wanted, err := w.tx.DeleteMissingEvent(w.room.NID, e.ID)
+	if err != nil {
+		return err
+	}
+	if err := s.noteMissing(w, e); err != nil {
+		return err
+	}
+	if err := s.relate(w, e); err != nil {
+		return err
+	}
+	if err := s.applyRedaction(w, e); err != nil {
+		return err
+	}
+	if err := s.applyEarlierRedaction(w, e); err != nil {
+		return err
+	}
+	return s.extend(w, e, !wanted)
+}
+
+// noteMissing remembers which previous events of an event we don't have, so that one that
+// comes later is known not to be a forward extremity.
+func (s *Server) noteMissing(w *work, e *event) error {
+	for _, prev := range e.PrevEventIDs() {
+		row, err := w.tx.GetEvent(id.EventID(prev))
+		absent, err := notFound(err)
+		if err != nil {
+			return err
+		}
+		if absent || row.Status == storage.Outlier {
+			if err := w.tx.InsertMissingEvent(w.room.NID, id.EventID(prev), e.NID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// extend moves the forward extremities and the current state on with an accepted event.
+// newest says that no event that we know follows it.
+func (s *Server) extend(w *work, e *event, newest bool) error {
+	followed, err := s.followed(w.tx, e)
+	if err != nil {
+		return err
+	}
+	left := slices.DeleteFunc(slices.Clone(w.room.Extremities), func(x storage.Extremity) bool {
+		return followed[x.ID]
+	})
+	if newest {
+		left = append(left, storage.Extremity{NID: e.NID, ID: e.ID})
+	}
+	w.room.Extremities = left
+	w.room.Depth = max(w.room.Depth, e.Depth())
+	w.dirty = true
+	root, err := s.stateAfter(w)
+	if err != nil {
+		return err
+	}
+	return s.place(w, e, root)
+}
+
+// maxFollowed bounds the walk back through events that are not part of the room.
+const maxFollowed = 1000
+
+// followed are the events that an event follows: its previous events, and where one of them
+// is soft failed or rejected, and so never was an extremity, those that it followed.
+func (s *Server) followed(tx *storage.Tx, e *event) (map[id.EventID]bool, error) {
+	out := make(map[id.EventID]bool)
+	next := e.PrevEventIDs()
+	for len(next) > 0 && len(out) < maxFollowed {
+		var more []string
+		for _, prev := range next {
+			if out[id.EventID(prev)] {
+				continue
+			}
+			out[id.EventID(prev)] = true
+			row, err := tx.GetEvent(id.EventID(prev))
+			if absent, err := notFound(err); err != nil {
+				return nil, err
+			} else if absent || row.Status != storage.SoftFailed && row.Status != storage.Rejected {
+				continue
+			}
+			failed, err := parseEvent(id.RoomVersion(e.Version()), row)
+			if err != nil {
+				return nil, err
+			}
+			more = append(more, failed.PrevEventIDs()...)
+		}
+		next = more
+	}
+	return out, nil
+}
+
+// stateAfter is what the states at the forward extremities come to.
+func (s *Server) stateAfter(w *work) (int64, error) {
+	nids := make([]storage.EventNID, len(w.room.Extremities))
+	for i, x := range w.room.Extremities {
+		nids[i] = x.NID
+	}
+	rows, err := w.tx.ListEventsByNID(nids)
+	if err != nil {
+		return 0, err
+	}
+	var roots []int64
+	for _, row := range rows {
+		if !slices.Contains(roots, row.Root) {
+			roots = append(roots, row.Root)
+		}
+	}
+	slices.Sort(roots)
+	return s.resolve(w.tx, &w.room, roots)
+}
+
+// ReceiveOutliers takes in events without a place in the DAG: auth chains, and the state at
+// an event. They come in an order in which each follows its auth events; each is judged by
+// those. What is known already stays as it is.
+func (s *Server) ReceiveOutliers(ctx context.Context, room id.RoomID, pdus []gomatrixserverlib.PDU) error {
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		r, err := tx.LockRoom(room)
+		if missing, err := notFound(err); err != nil {
+			return err
+		} else if missing {
+			return matrixerr.New(matrixerr.NotFound, "This room is not known to this server.")
+		}
+		w := &work{tx: tx, room: r}
+		for _, pdu := range pdus {
+			if err := s.outlier(w, pdu); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Server) outlier(w *work, pdu gomatrixserverlib.PDU) error {
+	e := &event{storage.Event{ID: id.EventID(pdu.EventID()), Room: w.room.NID, JSON: pdu.JSON(), Status: storage.Outlier}, pdu}
+	if pdu.RoomID().String() != string(w.room.ID) {
+		return matrixerr.New(matrixerr.BadJSON, "The event belongs to another room.")
+	}
+	_, err := w.tx.GetEvent(e.ID)
+	missing, err := notFound(err)
+	if err != nil || !missing {
+		return err
+	}
+	ok, err := s.passesAuthEvents(w, e)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		e.Status = storage.Rejected
+	}
+	return s.insert(w.tx, e)
+}
+
+// AddRoom makes a room known that another server has, so that its events can be received.
+// One that is known already is no error.
+func (s *Server) AddRoom(ctx context.Context, room id.RoomID, version id.RoomVersion) error {
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		_, err := tx.GetRoom(room)
+		missing, err := notFound(err)
+		if err == nil && missing {
+			_, err = tx.InsertRoom(room, version)
+		}
+		return err
+	})
+}
