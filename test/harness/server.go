@@ -21,6 +21,10 @@ const (
 	// stopTimeout is far over the 10 s that a drain is promised to take: a test asserts no time, but must not hang.
 	stopTimeout = 40 * time.Second
 	logTail     = 64 << 10
+
+	// in the server's folder
+	dataDir    = "data"
+	configFile = "parley.yaml"
 )
 
 // Server is one parley process, or between Stop and Start again, the data that it left.
@@ -29,6 +33,7 @@ type Server struct {
 
 	t       testing.TB
 	db      Database
+	config  string
 	dir     string
 	listen  string
 	process *exec.Cmd
@@ -38,12 +43,34 @@ type Server struct {
 
 // Start runs a server on the database and a fresh data directory, and returns when it is ready. When the test ends
 // the server is stopped, which must succeed; when the test failed, the end of the server's log is printed.
+//
+// On SQLite it runs without a configuration file, as a newcomer runs it; on PostgreSQL with one that opens registration
+// and takes the rate limits off.
 func Start(t testing.TB, db Database) *Server {
+	t.Helper()
+	if db.Kind == "postgres" {
+		return StartConfigured(t, db, "registration:\n  allow: anyone\nrate_limits:\n  enabled: false\n")
+	}
+	return StartConfigured(t, db, "")
+}
+
+// StartConfigured is Start with a configuration file of these settings, to which it adds the server name, the database
+// and that there is no federation.
+func StartConfigured(t testing.TB, db Database, settings string) *Server {
 	t.Helper()
 	if base := external(); base != "" {
 		return &Server{URL: base, t: t, db: db}
 	}
 	s := &Server{t: t, db: db, dir: t.TempDir(), listen: freeAddress(t)}
+	if settings != "" {
+		s.config = "server_name: localhost\nfederation:\n  enabled: false\n" + settings
+		if db.Kind == "postgres" {
+			s.config += fmt.Sprintf("database:\n  url: %q\n", db.URL)
+		}
+		if err := os.WriteFile(filepath.Join(s.dir, configFile), []byte(s.config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s.URL = "http://" + s.listen
 	logs, err := os.Create(filepath.Join(s.dir, "server.log"))
 	if err != nil {
@@ -66,7 +93,7 @@ func Start(t testing.TB, db Database) *Server {
 func (s *Server) Run() {
 	s.t.Helper()
 	s.mine()
-	cmd := exec.Command(Binary(s.t), s.arguments()...)
+	cmd := exec.Command(Binary(s.t), s.arguments("serve", "--listen", s.listen)...)
 	cmd.Dir = s.dir
 	cmd.Stdout, cmd.Stderr = s.logs, s.logs
 	cmd.SysProcAttr = dieWithParent()
@@ -105,30 +132,29 @@ func (s *Server) Run() {
 	}
 }
 
-// arguments are the command line: SQLite is tested in the mode without a configuration file, as a newcomer runs it,
-// and PostgreSQL with one, which opens registration and takes the rate limits off.
-func (s *Server) arguments() []string {
-	args := []string{"serve", "--listen", s.listen, "--data", filepath.Join(s.dir, "data")}
-	if s.db.Kind != "postgres" {
-		return args
+// arguments are the command line of a command about this server's data.
+func (s *Server) arguments(command ...string) []string {
+	command = append(command, "--data", dataDir)
+	if s.config != "" {
+		command = append(command, "--config", configFile)
 	}
-	path := filepath.Join(s.dir, "parley.yaml")
-	if err := os.WriteFile(path, fmt.Appendf(nil, postgresConfig, s.db.URL), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	return append(args, "--config", path)
+	return command
 }
 
-const postgresConfig = `server_name: localhost
-database:
-  url: %q
-registration:
-  allow: anyone
-rate_limits:
-  enabled: false
-federation:
-  enabled: false
-`
+// Command runs another of the binary's commands on the same configuration and data, whether the server runs or not,
+// and gives its output, standard error included, and its exit status.
+func (s *Server) Command(command ...string) (string, int) {
+	s.t.Helper()
+	s.mine()
+	cmd := exec.Command(Binary(s.t), s.arguments(command...)...)
+	cmd.Dir = s.dir
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		s.t.Fatalf("%s: %v", command, err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
 
 // Terminate asks the server to end, and does not wait.
 func (s *Server) Terminate() {
