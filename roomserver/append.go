@@ -171,9 +171,12 @@ func (s *Server) place(w *work, e *event, root int64) error {
 	if err != nil {
 		return err
 	}
-	users := make([]id.UserID, 0, len(members))
+	var users, joined []id.UserID
 	for i := range members {
 		users = append(users, members[i].User)
+		if members[i].Membership == spec.Join {
+			joined = append(joined, members[i].User)
+		}
 	}
 	room := w.room.ID
 	w.tx.OnPos(1, func(pos id.Pos) error {
@@ -183,7 +186,7 @@ func (s *Server) place(w *work, e *event, root int64) error {
 				return err
 			}
 		}
-		w.tx.Notify(stream.Notice{Pos: pos, Kind: stream.Event, Room: room, User: id.UserID(e.SenderID()), Users: users})
+		w.tx.Notify(stream.Notice{Pos: pos, Kind: stream.Event, Room: room, User: id.UserID(e.SenderID()), Users: users, Joined: joined})
 		return w.tx.InsertTimeline(e.Room, storage.Ord(pos), e.NID, root)
 	})
 	return nil

@@ -34,7 +34,8 @@ type Options struct {
 	// Readers is how many snapshots may be read at once; 0 means a good default.
 	Readers int
 	Log     *slog.Logger
-	// Publish is given each notice once its change is durable, in the order of positions.
+	// Publish is given each notice once its change is durable, in the order of positions; the
+	// first says at which position the log was opened.
 	// It must not block. nil means that nobody listens, as in a command.
 	Publish func(stream.Notice)
 }
@@ -70,7 +71,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-// openLog makes the log's one row when there is none, and reads the log's name.
+// openLog makes the log's one row when there is none, reads the log's name, and says where it was opened.
 func (db *DB) openLog(ctx context.Context) error {
 	err := db.Write(ctx, func(tx *Tx) error {
 		_, err := tx.Exec(`INSERT INTO log (one, epoch, pos) VALUES (1, $1, 0) ON CONFLICT (one) DO NOTHING`, rand.Text()[:8])
@@ -79,9 +80,14 @@ func (db *DB) openLog(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}
-	return db.Read(ctx, func(tx *Tx) error {
-		return tx.QueryRow(`SELECT epoch FROM log WHERE one = 1`, nil, &db.epoch)
+	var pos id.Pos
+	err = db.Read(ctx, func(tx *Tx) error {
+		return tx.QueryRow(`SELECT epoch, pos FROM log WHERE one = 1`, nil, &db.epoch, &pos)
 	})
+	if err == nil && db.publish != nil {
+		db.publish(stream.Notice{Kind: stream.Opened, Pos: pos})
+	}
+	return err
 }
 
 // Close writes what was accepted and disconnects.

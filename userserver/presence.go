@@ -280,6 +280,23 @@ func (s *Server) GetPresence(user id.UserID) Presence {
 	return Presence{State: Offline}
 }
 
+// ListPresent are up to limit users who are not offline.
+func (s *Server) ListPresent(limit int) []id.UserID {
+	p := s.presence
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []id.UserID
+	for user, e := range p.users {
+		if len(out) == limit {
+			break
+		}
+		if e.State != Offline {
+			out = append(out, user)
+		}
+	}
+	return out
+}
+
 // PresenceFor is a user's presence for one who asks; it is M_FORBIDDEN to those who share no
 // room with the user.
 func (s *Server) PresenceFor(ctx context.Context, asker, user id.UserID) (Presence, error) {

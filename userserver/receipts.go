@@ -122,11 +122,9 @@ func putReceipt(tx *storage.Tx, room id.RoomID, r *storage.Receipt) error {
 	}
 	tx.OnPos(1, func(pos id.Pos) error {
 		receipt.Pos = pos
-		n := stream.Notice{Pos: pos, Kind: stream.Receipt, User: receipt.User}
+		n := stream.Notice{Pos: pos, Kind: stream.Receipt, Room: room, User: receipt.User}
 		if receipt.Type == storage.ReceiptReadPrivate {
 			n.Users = []id.UserID{receipt.User}
-		} else {
-			n.Room = room
 		}
 		tx.Notify(n)
 		return tx.UpdateReceiptPos(&receipt)

@@ -342,7 +342,7 @@ func TestMarkers(t *testing.T) {
 		if err := set(userserver.Markers{ReadPrivate: "$1", Thread: "main"}); err != nil {
 			t.Fatal(err)
 		}
-		if n := positioned(f.taken()); len(n) != 1 || n[0].Room != "" || len(n[0].Users) != 1 || n[0].Users[0] != alice {
+		if n := positioned(f.taken()); len(n) != 1 || n[0].Room != "!r:x.org" || len(n[0].Users) != 1 || n[0].Users[0] != alice {
 			t.Errorf("notices %+v", n)
 		}
 	})

@@ -17,16 +17,18 @@ import (
 	"parley/clientapi"
 	"parley/config"
 	"parley/internal/httpapi"
+	"parley/internal/stream"
 )
 
 // run is the node: it makes all parts, connects them, and returns when ctx is done and all
 // of them have ended. It calls ready once, when clients can connect.
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(net.Addr)) (err error) {
-	h, err := openHearts(ctx, cfg, log, nil)
+	h, hub, err := openNode(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
+	defer hub.Close()
 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -35,7 +37,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 			Help: "Write transactions, each with one sync of the disk."}, func() float64 { return float64(h.db.Stats().Groups) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "parley_storage_writes_total",
 			Help: "Writes that shared those transactions."}, func() float64 { return float64(h.db.Stats().Functions) }))
-	faces, err := clientFaces(cfg, h, log, metrics)
+	faces, err := clientFaces(cfg, h, hub, log, metrics)
 	if err != nil {
 		return err
 	}
@@ -53,6 +55,8 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 	running := 1
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// Those who wait for news are sent home first, so that their requests end.
+	defer context.AfterFunc(ctx, hub.Close)()
 	if cfg.Metrics.Address != "" {
 		running++
 		l := config.Listener{Address: cfg.Metrics.Address}
@@ -71,7 +75,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 }
 
 // clientFaces is everything that clients may ask for.
-func clientFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics prometheus.Registerer) (http.Handler, error) {
+func clientFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, metrics prometheus.Registerer) (http.Handler, error) {
 	client, err := clientapi.New(clientapi.Options{
 		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Epoch: h.db.Epoch(),
 		Registration: registration(cfg.Registration),
@@ -94,7 +98,11 @@ func clientFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics promet
 			httpapi.RateLogin: limit(r.Login), httpapi.RateRegister: limit(r.Registration), httpapi.RateSend: limit(r.Sending),
 		}
 	}
-	api, err := httpapi.New(o, client.Routes())
+	sync, err := newSync(cfg, h, hub, log)
+	if err != nil {
+		return nil, err
+	}
+	api, err := httpapi.New(o, client.Routes(), sync.Routes())
 	if err != nil {
 		return nil, fmt.Errorf("client API: %w", err)
 	}

@@ -4,6 +4,10 @@
 //
 // Positions below 0 are places in a room's history from before this node came to it.
 //
+// What /sync gives out says one thing more: how much of typing and presence, which are not
+// in the log, the client has been told, as a number that one process counts by, and the name
+// of that process. Everybody else passes over it.
+//
 // spec: appendices.md#pagination
 package token
 
@@ -19,23 +23,55 @@ var ErrInvalid = errors.New("not a token of this server")
 // ErrEpoch says that a token is of a log that this one has replaced.
 var ErrEpoch = errors.New("a token of a log that was replaced")
 
-// Format writes the token for a position of the log named epoch.
+// Format writes the token for a position of the log named epoch: "s17_ABCDEFGH".
 func Format(epoch string, pos int64) string {
-	return "s" + strconv.FormatInt(pos, 10) + "_" + epoch
+	return string(Append(nil, epoch, pos))
+}
+
+// Append appends the token for a position to b.
+func Append(b []byte, epoch string, pos int64) []byte {
+	b = strconv.AppendInt(append(b, 's'), pos, 10)
+	return append(append(b, '_'), epoch...)
+}
+
+// AppendSync appends the token that /sync gives out to b: "s17_ABCDEFGH_K2V3.5". seq counts
+// in the life that is named.
+func AppendSync(b []byte, epoch string, pos int64, life string, seq uint64) []byte {
+	b = append(Append(b, epoch, pos), '_')
+	b = append(append(b, life...), '.')
+	return strconv.AppendUint(b, seq, 10)
 }
 
 // Parse reads a token.
 func Parse(epoch, s string) (pos int64, err error) {
-	number, of, ok := strings.Cut(s, "_")
-	if !ok || len(number) < 2 || number[0] != 's' || number[1] == '+' || len(s) > 64 {
-		return 0, ErrInvalid
+	pos, _, err = ParseSync(epoch, "", s)
+	return pos, err
+}
+
+// ParseSync reads a token as /sync gives it out, or without what only /sync says; seq is 0
+// where it counts in another life than that which is named.
+func ParseSync(epoch, life, s string) (pos int64, seq uint64, err error) {
+	number, rest, ok := strings.Cut(s, "_")
+	if !ok || len(number) < 2 || number[0] != 's' || number[1] == '+' || len(s) > 96 {
+		return 0, 0, ErrInvalid
 	}
 	pos, err = strconv.ParseInt(number[1:], 10, 64)
 	if err != nil {
-		return 0, ErrInvalid
+		return 0, 0, ErrInvalid
+	}
+	of, told, hasTold := strings.Cut(rest, "_")
+	if hasTold {
+		in, count, ok := strings.Cut(told, ".")
+		n, err := strconv.ParseUint(count, 10, 64)
+		if !ok || err != nil {
+			return 0, 0, ErrInvalid
+		}
+		if in == life {
+			seq = n
+		}
 	}
 	if of != epoch {
-		return 0, ErrEpoch
+		return 0, 0, ErrEpoch
 	}
-	return pos, nil
+	return pos, seq, nil
 }

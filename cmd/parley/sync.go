@@ -1,0 +1,39 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"parley/clientapi/syncapi"
+	"parley/config"
+	"parley/internal/id"
+	"parley/internal/stream"
+)
+
+// openNode connects to the database and starts what wakes those who wait for news of it.
+func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (*hearts, *stream.Hub, error) {
+	var h *hearts
+	hub := stream.NewHub(stream.HubOptions{
+		// The hub asks only of users whom a notice is about, and there are none before all is open.
+		Rooms: func(ctx context.Context, user id.UserID) ([]id.RoomID, id.Pos, error) {
+			return syncapi.JoinedRooms(ctx, h.db, user)
+		},
+		Log: log.With(packageKey, "stream"),
+	})
+	broker := stream.NewBroker(hub.Publish)
+	h, err := openHearts(ctx, cfg, log, broker.Publish)
+	if err != nil {
+		hub.Close()
+		return nil, nil, err
+	}
+	return h, hub, nil
+}
+
+// newSync makes /sync.
+func newSync(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger) (*syncapi.API, error) {
+	o := syncapi.Options{DB: h.db, Rooms: h.rooms, Hub: hub, Users: h.users, Log: log.With(packageKey, "sync")}
+	if cfg.Presence != config.PresenceOff {
+		o.Presence = func(user id.UserID) syncapi.Presence { return syncapi.Presence(h.users.GetPresence(user)) }
+	}
+	return syncapi.New(o)
+}
