@@ -134,11 +134,36 @@ func (x *resolution) authDifference() ([]state.EventNID, error) {
 	return difference, nil
 }
 
-// citersPage is how many citing events are looked at in one go.
-const citersPage = 64
+// scan is what was found when unconflicted state was asked for an event in whose auth chain
+// another is, and had none.
+type scan struct {
+	// root is the first of the states, and newest the highest number that an event had.
+	root   state.Root
+	newest state.EventNID
+	// through are the event itself, and the events that have it in their auth chains and
+	// may be in those of others.
+	through map[state.EventNID]bool
+	// standing are the events of the state that cite any of these; they were in conflict.
+	standing []state.EventNID
+}
+
+// add joins another scan of the same state to this one.
+func (s *scan) add(other *scan) {
+	s.newest = max(s.newest, other.newest)
+	maps.Copy(s.through, other.through)
+	for _, c := range other.standing {
+		if !slices.Contains(s.standing, c) {
+			s.standing = append(s.standing, c)
+		}
+	}
+}
+
+// maxThrough bounds what is remembered of a scan.
+const maxThrough = 256
 
 // isCited says whether an event is in the auth chain of an unconflicted event. It asks the
-// events that cite it, and the events that cite those.
+// events that cite it, and the events that cite those; of an event that it was asked about
+// before, only what changed since then.
 func (x *resolution) isCited(nid state.EventNID) (bool, error) {
 	if x.uncited[nid] {
 		return false, nil
@@ -153,38 +178,101 @@ func (x *resolution) isCited(nid state.EventNID) (bool, error) {
 			return true, nil
 		}
 	}
-	seen := map[state.EventNID]bool{nid: true}
-	queue := []state.EventNID{nid}
+	now := scan{root: x.roots[0], newest: nid, through: map[state.EventNID]bool{nid: true}}
+	before, again := x.r.scans.get(nid)
+	if again {
+		now.newest = before.newest
+		maps.Copy(now.through, before.through)
+		changes, err := x.changesSince(before.root)
+		if err != nil {
+			return false, err
+		}
+		candidates := slices.Clone(before.standing)
+		for _, c := range changes {
+			if c.B != 0 && c.B <= before.newest {
+				candidates = append(candidates, c.B)
+			}
+		}
+		if found, err := x.look(&now, candidates); err != nil || found {
+			return found, err
+		}
+	}
+	queue := slices.Collect(maps.Keys(now.through))
 	for len(queue) > 0 {
 		cited := queue[0]
 		queue = queue[1:]
-		before := state.EventNID(math.MaxInt64)
-		for {
-			citers, err := x.events.ListCiting(cited, before, citersPage)
+		for from := state.EventNID(math.MaxInt64); ; {
+			citers, err := x.events.ListCiting(cited, from, x.r.page)
 			if err != nil {
 				return false, err
 			}
-			if err := x.loadUnconflicted(citers); err != nil {
-				return false, err
+			full := len(citers) == x.r.page
+			if again {
+				if i := slices.IndexFunc(citers, func(c state.EventNID) bool { return c <= before.newest }); i >= 0 {
+					citers, full = citers[:i], false
+				}
+			}
+			if found, err := x.look(&now, citers); err != nil || found {
+				return found, err
 			}
 			for _, c := range citers {
-				if x.unconflicted[c] {
-					x.r.citers.put(cited, c)
-					return true, nil
+				if now.through[c] || !canAuthorise(x.links[c].Hash) {
+					continue
 				}
-				if !seen[c] && !x.uncited[c] && canAuthorise(x.links[c].Hash) {
-					seen[c] = true
-					queue = append(queue, c)
+				if known, ok := x.scans[c]; ok {
+					now.add(&known)
+					continue
 				}
+				now.through[c] = true
+				queue = append(queue, c)
 			}
-			if len(citers) < citersPage {
+			if !full {
 				break
 			}
-			before = citers[len(citers)-1]
+			from = citers[len(citers)-1]
 		}
 	}
-	maps.Copy(x.uncited, seen)
+	maps.Copy(x.uncited, now.through)
+	if len(now.through) <= maxThrough {
+		x.scans[nid] = now
+	}
 	return false, nil
+}
+
+// look looks for an unconflicted event that cites what the scan goes through, and notes
+// those that are in conflict.
+func (x *resolution) look(now *scan, citers []state.EventNID) (found bool, err error) {
+	if err := x.loadUnconflicted(citers); err != nil {
+		return false, err
+	}
+	for _, c := range citers {
+		l := x.links[c]
+		i := slices.IndexFunc(l.Auth, func(a state.EventNID) bool { return now.through[a] })
+		if i < 0 {
+			continue
+		}
+		if x.unconflicted[c] {
+			x.r.citers.put(l.Auth[i], c)
+			return true, nil
+		}
+		if nids := x.conflicted[l.Hash]; nids != nil && nids[0] == c && !slices.Contains(now.standing, c) {
+			now.standing = append(now.standing, c)
+		}
+		now.newest = max(now.newest, c)
+	}
+	return false, nil
+}
+
+// changesSince is how the first state differs from another.
+func (x *resolution) changesSince(root state.Root) ([]state.Change, error) {
+	if changes, ok := x.since[root]; ok {
+		return changes, nil
+	}
+	changes, err := x.r.tree.Diff(x.nodes, root, x.roots[0])
+	if err == nil {
+		x.since[root] = changes
+	}
+	return changes, err
 }
 
 // region is the part of the graph of auth events that can be reached from some events, down

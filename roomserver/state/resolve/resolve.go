@@ -53,7 +53,8 @@ type Links struct {
 }
 
 // Events are a room's events, seen through a transaction of the caller's. The number of an
-// event must be higher than those of its auth events, which are known before it.
+// event must be higher than those of its auth events, which are known before it, and than
+// those of all events of the room that other transactions could see before.
 type Events interface {
 	// Get reads events. It may leave out what does not exist.
 	Get(nids []state.EventNID) (map[state.EventNID]*Event, error)
@@ -80,6 +81,10 @@ type Resolver struct {
 	results *memory[string, state.Root]
 	// citers remembers, for an event, a state event that cites it.
 	citers *memory[state.EventNID, state.EventNID]
+	// scans remembers, for an event, that unconflicted state had none that cites it.
+	scans *memory[state.EventNID, scan]
+	// page is how many citing events are read at once.
+	page int
 }
 
 // New makes a Resolver that remembers so many results.
@@ -88,6 +93,8 @@ func New(tree *state.Tree, remember int) *Resolver {
 		tree:    tree,
 		results: newMemory[string, state.Root](remember),
 		citers:  newMemory[state.EventNID, state.EventNID](4 * remember),
+		scans:   newMemory[state.EventNID, scan](remember),
+		page:    64,
 	}
 }
 
@@ -128,7 +135,12 @@ func (r *Resolver) Resolve(nodes Nodes, events Events, version id.RoomVersion, r
 		return 0, fmt.Errorf("resolve states %v: %w", roots, err)
 	}
 	// Not before: the numbers of a transaction that fails may be given again.
-	nodes.AfterCommit(func() { r.results.put(memo, root) })
+	nodes.AfterCommit(func() {
+		r.results.put(memo, root)
+		for nid, s := range x.scans {
+			r.scans.put(nid, s)
+		}
+	})
 	return root, nil
 }
 
@@ -168,6 +180,8 @@ func (r *Resolver) run(nodes state.Nodes, events Events, version id.RoomVersion,
 		loaded:       make(map[state.EventNID]*Event),
 		unconflicted: make(map[state.EventNID]bool),
 		uncited:      make(map[state.EventNID]bool),
+		scans:        make(map[state.EventNID]scan),
+		since:        make(map[state.Root][]state.Change),
 		resolved:     make(map[state.Hash]state.EventNID),
 	}
 	if err := x.findConflicts(); err != nil {
@@ -204,6 +218,9 @@ type resolution struct {
 	loaded       map[state.EventNID]*Event
 	unconflicted map[state.EventNID]bool // answers of isUnconflicted
 	uncited      map[state.EventNID]bool // events that are in no auth chain of unconflicted state
+
+	scans map[state.EventNID]scan
+	since map[state.Root][]state.Change // what changesSince found
 
 	// resolved is the resolved state as far as it was decided, over the unconflicted state.
 	resolved map[state.Hash]state.EventNID

@@ -109,12 +109,14 @@ func newRoom(version id.RoomVersion, seed uint64) *room {
 		panic(err)
 	}
 	tree := state.New(state.NewCache(1 << 20))
+	resolver := New(tree, 64)
+	resolver.page = 2 // so that small rooms have several
 	return &room{
 		version: version, rules: rules, seed: seed, roomID: "!room:a",
 		byOp: make(map[int]*testEvent), byEvent: make(map[string]*testEvent),
 		citing: make(map[state.EventNID][]state.EventNID),
 		after:  make(map[int]stateMap), roots: make(map[int]state.Root),
-		nodes: &memNodes{bodies: make(map[int64][]byte)}, tree: tree, resolver: New(tree, 64),
+		nodes: &memNodes{bodies: make(map[int64][]byte)}, tree: tree, resolver: resolver,
 	}
 }
 
