@@ -264,7 +264,7 @@ func (h *Hub) add(who id.UserID, rooms []id.RoomID, at id.Pos) bool {
 	for _, room := range rooms {
 		h.enter(u, room)
 	}
-	for seq := h.after(Mark{Pos: at}, false); seq <= h.head.Seq; seq++ {
+	for seq := h.after(Mark{Pos: at}); seq <= h.head.Seq; seq++ {
 		if n := h.at(seq); slices.Contains(n.Users, who) {
 			h.learn(u, &n.Notice)
 		}
@@ -287,14 +287,15 @@ func (h *Hub) drop(u *user) {
 // at is the notice with a number that the ring still has.
 func (h *Hub) at(seq uint64) *entry { return &h.ring[(seq-1)%uint64(h.o.Size)] }
 
-// after is the number of the first notice that may be news to one who is at a mark; it goes
-// by numbers where those of the mark are ours, and by positions else.
-func (h *Hub) after(m Mark, bySeq bool) uint64 {
+// after is the number of the first notice that may be news to one who is at a mark: who is
+// ahead in positions may lag behind in typing, and the other way round.
+func (h *Hub) after(m Mark) uint64 {
 	first := h.head.Seq - uint64(len(h.ring)) + 1
-	if bySeq {
-		return max(first, m.Seq+1)
+	seq := first + uint64(sort.Search(len(h.ring), func(i int) bool { return h.at(first+uint64(i)).at > m.Pos }))
+	if m.Seq > 0 {
+		seq = max(first, min(seq, m.Seq+1))
 	}
-	return first + uint64(sort.Search(len(h.ring), func(i int) bool { return h.at(first+uint64(i)).at > m.Pos }))
+	return seq
 }
 
 // concerns says whether a notice is news to a user. Of a change of somebody whose rooms are
@@ -360,13 +361,13 @@ func (h *Hub) Since(user id.UserID, since Mark, list []Notice) (news News, ok bo
 		return News{Head: h.head}, false
 	}
 	news = News{Notices: list, Head: Mark{max(h.head.Pos, since.Pos), h.head.Seq}, Account: u.account}
-	seq := h.after(since, since.Seq > 0)
+	seq := h.after(since)
 	if h.head.Seq-seq > maxScan && seq <= h.head.Seq {
 		return news, false
 	}
 	for ; seq <= h.head.Seq; seq++ {
-		if n := h.at(seq); h.isNews(u, n, since) {
-			news.Notices = append(news.Notices, n.Notice)
+		if h.isNews(u, seq, since) {
+			news.Notices = append(news.Notices, h.at(seq).Notice)
 		}
 	}
 	return news, true
@@ -377,8 +378,11 @@ func (h *Hub) covers(since Mark) bool {
 	return h.opened && since.Pos >= h.base.Pos && (since.Seq == 0 || since.Seq >= h.base.Seq) && since.Seq <= h.head.Seq
 }
 
-func (h *Hub) isNews(u *user, n *entry, since Mark) bool {
-	if n.Pos > 0 && n.Pos <= since.Pos || n.Pos == 0 && since.Seq == 0 {
+// isNews says whether a notice is news to a user who is at a mark. One without a position is
+// not where the mark does not tell how many of them the user was told of.
+func (h *Hub) isNews(u *user, seq uint64, since Mark) bool {
+	n := h.at(seq)
+	if n.Pos > 0 && n.Pos <= since.Pos || n.Pos == 0 && (since.Seq == 0 || seq <= since.Seq) {
 		return false
 	}
 	return h.concerns(u, &n.Notice)
@@ -421,8 +425,8 @@ func (h *Hub) register(user id.UserID, since Mark) (*waiter, error) {
 	if u == nil || !h.covers(since) {
 		return nil, nil
 	}
-	for seq := h.after(since, since.Seq > 0); seq <= h.head.Seq; seq++ {
-		if h.isNews(u, h.at(seq), since) {
+	for seq := h.after(since); seq <= h.head.Seq; seq++ {
+		if h.isNews(u, seq, since) {
 			return nil, nil
 		}
 	}
