@@ -155,7 +155,7 @@ type authTuple = gomatrixserverlib.StateKeyTuple
 
 // passesAuthEvents judges an event by the auth events that it names.
 //
-// spec: rooms/v12.md#authorization-rules
+// spec: rooms/v12.md#authorisation-rules
 func (s *Server) passesAuthEvents(w *work, e *event) (bool, error) {
 	ids := e.AuthEventIDs()
 	var missing MissingError
