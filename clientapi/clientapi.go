@@ -76,6 +76,7 @@ func (a *API) Routes() httpapi.Table {
 		a.receiptRoutes(),
 		a.presenceRoutes(),
 		a.pusherRoutes(),
+		a.pushRuleRoutes(),
 		a.keyRoutes(),
 		a.keyBackupRoutes(),
 		a.roomRoutes(),

@@ -30,6 +30,14 @@ const maxTags = 100
 //
 // spec: client-server-api/modules/account_data.md#client-config
 func (s *Server) GetAccountData(ctx context.Context, user id.UserID, room id.RoomID, typ string) (json.RawMessage, error) {
+	if room == "" && typ == PushRulesType {
+		return s.pushRulesContent(ctx, user)
+	}
+	return s.storedAccountData(ctx, user, room, typ)
+}
+
+// storedAccountData is a piece of account data as it is kept.
+func (s *Server) storedAccountData(ctx context.Context, user id.UserID, room id.RoomID, typ string) (json.RawMessage, error) {
 	d, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.AccountData, error) { return tx.GetAccountData(user, room, typ) })
 	return d.Content, notFound(err, "there is no account data of that type")
 }
