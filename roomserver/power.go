@@ -77,3 +77,18 @@ func (s *Server) mayRedact(tx *storage.Tx, room *storage.Room, root int64, sende
 	}
 	return p.of(sender) >= p.levels.Redact, nil
 }
+
+// Powers tells those above what push rules and moderation ask of a room.
+type Powers struct{ p *powers }
+
+// Powers is who may do what in a room's current state.
+func (s *Server) Powers(tx *storage.Tx, room *storage.Room) (Powers, error) {
+	p, err := s.powers(tx, room, room.Root)
+	return Powers{p}, err
+}
+
+// Of is a user's power level.
+func (p Powers) Of(user id.UserID) int64 { return p.p.of(user) }
+
+// Notifications are the levels that it takes to notify by a kind of mention.
+func (p Powers) Notifications() map[string]int64 { return p.p.levels.Notifications }

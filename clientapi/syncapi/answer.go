@@ -184,6 +184,9 @@ func (b *builder) accountData() (news bool, err error) {
 		return false, nil
 	}
 	data, err := b.tx.ListAccountData(b.req.user, b.from(), b.head.Pos)
+	if err == nil {
+		data, err = b.showPushRules(data)
+	}
 	if err != nil {
 		return false, err
 	}

@@ -31,7 +31,11 @@ func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (*heart
 
 // newSync makes /sync.
 func newSync(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger) (*syncapi.API, error) {
-	o := syncapi.Options{DB: h.db, Rooms: h.rooms, Hub: hub, Users: h.users, Log: log.With(packageKey, "sync")}
+	counter, err := syncapi.NewCounter(h.rooms)
+	if err != nil {
+		return nil, err
+	}
+	o := syncapi.Options{DB: h.db, Rooms: h.rooms, Hub: hub, Users: h.users, Unread: counter.Count, Log: log.With(packageKey, "sync")}
 	if cfg.Presence != config.PresenceOff {
 		o.Presence = func(user id.UserID) syncapi.Presence { return syncapi.Presence(h.users.GetPresence(user)) }
 	}
