@@ -216,8 +216,10 @@ func powerChanges(before, e *event) string {
 		}
 	}
 	each(old.Get("users"), now.Get("users"))
-	each(old.Get("events"), now.Get("events"))
-	each(old, now)
+	if before != nil { // the first sets all the rest, and that is not what one looks for
+		each(old.Get("events"), now.Get("events"))
+		each(old, now)
+	}
 	const most = 4
 	if len(changes) > most {
 		changes = append(changes[:most], fmt.Sprintf("and %d more", len(changes)-most))

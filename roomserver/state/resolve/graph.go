@@ -159,7 +159,7 @@ func (s *scan) add(other *scan) {
 }
 
 // maxThrough bounds what is remembered of a scan.
-const maxThrough = 256
+const maxThrough = 64
 
 // isCited says whether an event is in the auth chain of an unconflicted event. It asks the
 // events that cite it, and the events that cite those; of an event that it was asked about
