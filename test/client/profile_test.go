@@ -180,7 +180,10 @@ func tags(t *testing.T, srv *harness.Server) {
 		t.Fatal(err)
 	}
 	equal(t, "the number of tags", len(got.Tags), 2)
-	equal(t, "the order", got.Tags[event.RoomTagFavourite].Order.String(), "0.25")
+	order, err := got.Tags[event.RoomTagFavourite].Order.Float64()
+	if err != nil || order != 0.25 {
+		t.Errorf("the order is %v (%v); want 0.25", order, err)
+	}
 	seen.Until("both tags", func(resp *mautrix.RespSync) bool {
 		joined := resp.Rooms.Join[room]
 		if joined == nil {
