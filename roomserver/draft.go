@@ -16,6 +16,7 @@ import (
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/signedjson"
 	"parley/storage"
 )
 
@@ -46,17 +47,33 @@ type link struct {
 //
 // spec: appendices.md#canonical-json
 func canonicalContent(version id.RoomVersion, content []byte) ([]byte, error) {
-	if len(content) > maxEventBytes {
-		return nil, matrixerr.New(matrixerr.TooLarge, "The event is larger than %d bytes.", maxEventBytes)
-	}
 	if !utf8.Valid(content) {
 		return nil, matrixerr.New(matrixerr.NotJSON, "The content is not valid UTF-8.")
 	}
-	c, err := gomatrixserverlib.EnforcedCanonicalJSON(content, gomatrixserverlib.RoomVersion(version))
+	v, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(version))
 	if err != nil {
+		return nil, matrixerr.New(matrixerr.UnsupportedRoomVersion, "Room version %q is not supported.", version)
+	}
+	if err := v.CheckCanonicalJSON(content); err != nil {
 		return nil, matrixerr.New(matrixerr.BadJSON, "The content is not canonical JSON: numbers must be integers from -2^53+1 to 2^53-1.")
 	}
+	c, err := canonical(v, content)
+	if err != nil {
+		return nil, matrixerr.New(matrixerr.BadJSON, "The content is not canonical JSON: %s.", err)
+	}
+	if len(c) > maxEventBytes {
+		return nil, matrixerr.New(matrixerr.TooLarge, "The event is larger than %d bytes.", maxEventBytes)
+	}
 	return c, nil
+}
+
+// canonical writes JSON in the canonical form of the room version, which is an old one where a
+// fraction passes. The library's own writer does not do: see internal/signedjson.
+func canonical(v gomatrixserverlib.IRoomVersion, text []byte) ([]byte, error) {
+	if v.CheckCanonicalJSON([]byte("[0.5]")) == nil {
+		return signedjson.CanonicalOfOld(text)
+	}
+	return signedjson.Canonical(text)
 }
 
 // build assembles, hashes and signs an event, in canonical form from the start: the library's
@@ -163,7 +180,7 @@ func redactedForm(v gomatrixserverlib.IRoomVersion, eventType string, unsigned [
 		if redacted, err = sjson.DeleteBytes(redacted, "signatures"); err != nil {
 			return nil, err
 		}
-		return gomatrixserverlib.CanonicalJSON(redacted)
+		return canonical(v, redacted)
 	}
 	const mark = `"content":`
 	at := bytes.Index(unsigned, []byte(mark)) + len(mark)
@@ -278,7 +295,7 @@ func linkTo(version id.RoomVersion, e *event) (link, error) {
 			return link{}, fmt.Errorf("hash event %s: %w", e.ID, err)
 		}
 	}
-	if redacted, err = gomatrixserverlib.CanonicalJSON(redacted); err != nil {
+	if redacted, err = canonical(v, redacted); err != nil {
 		return link{}, fmt.Errorf("hash event %s: %w", e.ID, err)
 	}
 	sum := sha256.Sum256(redacted)

@@ -1,6 +1,8 @@
 // Package signedjson writes JSON in its canonical form and checks signatures of JSON objects,
-// as clients make them for their keys. Events are not its business: gomatrixserverlib knows what
-// of them is signed.
+// as clients make them for their keys. What of an event is signed is not its business:
+// gomatrixserverlib knows. But that library's canonical JSON must not be used on what a client
+// wrote: it leaves out the escapes of an object's keys, so that a key can close its object and
+// go on with fields of the event around it.
 //
 // spec: appendices.md#signing-json
 package signedjson
@@ -27,6 +29,21 @@ const maxInteger = 1<<53 - 1
 //
 // spec: appendices.md#canonical-json
 func Canonical(text []byte) ([]byte, error) {
+	return canonical(text, appendInteger)
+}
+
+// CanonicalOfOld is Canonical but for numbers, which stay as they are written: in the room
+// versions before 6, events are signed that have numbers of any kind.
+//
+// spec: rooms/v6.md#canonical-json
+func CanonicalOfOld(text []byte) ([]byte, error) {
+	return canonical(text, func(out []byte, n json.Number) ([]byte, error) { return append(out, n...), nil })
+}
+
+// numberWriter appends a number, or says why it can't.
+type numberWriter func(out []byte, n json.Number) ([]byte, error)
+
+func canonical(text []byte, number numberWriter) ([]byte, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	var v any
@@ -36,10 +53,10 @@ func Canonical(text []byte) ([]byte, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("canonical JSON: there is more than one value")
 	}
-	return appendValue(make([]byte, 0, len(text)), v)
+	return appendValue(make([]byte, 0, len(text)), v, number)
 }
 
-func appendValue(out []byte, v any) ([]byte, error) {
+func appendValue(out []byte, v any, number numberWriter) ([]byte, error) {
 	var err error
 	switch v := v.(type) {
 	case nil:
@@ -49,18 +66,14 @@ func appendValue(out []byte, v any) ([]byte, error) {
 	case string:
 		return appendString(out, v), nil
 	case json.Number:
-		n, err := integer(v)
-		if err != nil {
-			return nil, err
-		}
-		return strconv.AppendInt(out, n, 10), nil
+		return number(out, v)
 	case []any:
 		out = append(out, '[')
 		for i, e := range v {
 			if i > 0 {
 				out = append(out, ',')
 			}
-			if out, err = appendValue(out, e); err != nil {
+			if out, err = appendValue(out, e, number); err != nil {
 				return nil, err
 			}
 		}
@@ -73,13 +86,21 @@ func appendValue(out []byte, v any) ([]byte, error) {
 				out = append(out, ',')
 			}
 			out = append(appendString(out, key), ':')
-			if out, err = appendValue(out, v[key]); err != nil {
+			if out, err = appendValue(out, v[key], number); err != nil {
 				return nil, err
 			}
 		}
 		return append(out, '}'), nil
 	}
 	return nil, fmt.Errorf("canonical JSON: cannot have a %T", v)
+}
+
+func appendInteger(out []byte, n json.Number) ([]byte, error) {
+	i, err := integer(n)
+	if err != nil {
+		return nil, err
+	}
+	return strconv.AppendInt(out, i, 10), nil
 }
 
 func integer(n json.Number) (int64, error) {

@@ -18,6 +18,7 @@ func TestCanonical(t *testing.T) {
 		{`{"a": -0, "b": 1e10}`, `{"a":0,"b":10000000000}`},
 		// Beyond them.
 		{`["\u2028\u0001\b\f\n\r\t\"\\\/<", true, false]`, "[\"\u2028\\u0001\\b\\f\\n\\r\\t\\\"\\\\/<\",true,false]"},
+		{`{"b\"\\\n\u0000": 1, "a\":1},\"sender\":{\"b": 2}`, `{"a\":1},\"sender\":{\"b":2,"b\"\\\n\u0000":1}`},
 		{`9007199254740991`, `9007199254740991`},
 		{`{"\uD83D\uDE00":1,"\uFF5E":2}`, `{"～":2,"😀":1}`},
 		{`9007199254740992`, ""},
@@ -31,6 +32,14 @@ func TestCanonical(t *testing.T) {
 		if string(got) != test.want || (err == nil) != (test.want != "") {
 			t.Errorf("%s became %s, %v", test.in, got, err)
 		}
+	}
+}
+
+func TestCanonicalOfOld(t *testing.T) {
+	const in = `{"n": [1.50, 2e-3, 9007199254740993, -0], "a\"": "\u65E5"}`
+	const want = `{"a\"":"日","n":[1.50,2e-3,9007199254740993,-0]}`
+	if got, err := CanonicalOfOld([]byte(in)); string(got) != want || err != nil {
+		t.Errorf("%s became %s, %v", in, got, err)
 	}
 }
 
