@@ -2,6 +2,7 @@ package client
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ import (
 // spec: client-server-api/index.md#standard-error-response
 func TestErrors(t *testing.T) {
 	harness.Stories(t, unknownEndpoints, tokens, brokenBodies, wrongTypes, noBody, canonicalNumbers,
-		nesting, bigEvents, longIdentifiers, oddIdentifiers, nulBytes, everyPathWithNonsense)
+		nesting, bigEvents, longIdentifiers, oddIdentifiers, oddKeys, nulBytes, everyPathWithNonsense)
 }
 
 // sendPath is a place to send an event to, of a type without rules for its content, with a fresh transaction.
@@ -291,6 +292,29 @@ func nulBytes(t *testing.T, srv *harness.Server) {
 		})
 	}
 	alice.Stream().Next()
+}
+
+// oddKeys: a key of a content is text like any other, quotes and line ends included, and can't break out of it.
+func oddKeys(t *testing.T, srv *harness.Server) {
+	alice, bob := srv.Register(t, "alice"), srv.Register(t, "bob")
+	room := alice.NewRoomWith(bob)
+	forged := `a":1},"sender":"` + alice.UserID.String() + `","unsigned":{"b`
+	bob.Send(room, custom("odd", event.MessageEventType), map[string]any{forged: "x"})
+	want := map[string]any{forged: "x", `"`: "quote", `\`: "backslash", "\n\t\r\b\f\x00\x1f": "control", "\u2028é😀<&>": "wide", "": "empty"}
+	for _, said := range []id.EventID{
+		bob.Send(room, custom("odd", event.MessageEventType), want),
+		alice.SetState(room, custom("odd", event.StateEventType), "", want),
+	} {
+		evt := alice.Event(room, said)
+		if !maps.Equal(contents(evt), want) {
+			t.Errorf("the content came back as %q; want %q", contents(evt), want)
+		}
+	}
+	for _, evt := range bob.Page(room, "", mautrix.DirectionBackward, 50) {
+		if evt.Type.Type == "org.example.odd" && evt.StateKey == nil {
+			equal(t, "the sender", evt.Sender, bob.UserID)
+		}
+	}
 }
 
 // everyPathWithNonsense calls endpoints with values that fit nowhere. Whatever the answer is, it is not the server's
