@@ -455,14 +455,38 @@ type messagesRequest struct {
 	Filter string    `query:"filter"`
 }
 
-type messagesResponse struct {
-	Start string            `json:"start"`
-	End   string            `json:"end,omitempty"`
-	Chunk []json.RawMessage `json:"chunk"`
-	State []json.RawMessage `json:"state,omitempty"`
+// encodeMessages writes the answer by hand: encoding/json would go through every event
+// again, which was a fifth of what a page costs.
+func encodeMessages(start, end string, chunk, state []json.RawMessage) httpapi.RawJSON {
+	size := 64
+	for _, e := range chunk {
+		size += len(e) + 1
+	}
+	out := append(make([]byte, 0, size), `{"start":"`...)
+	out = append(out, start...)
+	if end != "" {
+		out = append(out, `","end":"`...)
+		out = append(out, end...)
+	}
+	out = appendEvents(append(out, `","chunk":`...), chunk)
+	if len(state) > 0 {
+		out = appendEvents(append(out, `,"state":`...), state)
+	}
+	return append(out, '}')
 }
 
-func (a *API) messages(ctx context.Context, r *httpapi.Request, in *messagesRequest) (*messagesResponse, error) {
+func appendEvents(out []byte, events []json.RawMessage) []byte {
+	out = append(out, '[')
+	for i, e := range events {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, e...)
+	}
+	return append(out, ']')
+}
+
+func (a *API) messages(ctx context.Context, r *httpapi.Request, in *messagesRequest) (httpapi.RawJSON, error) {
 	f, err := roomFilter(in.Filter)
 	if err != nil {
 		return nil, err
@@ -487,7 +511,7 @@ func (a *API) messages(ctx context.Context, r *httpapi.Request, in *messagesRequ
 	if err != nil {
 		return nil, err
 	}
-	return &messagesResponse{a.token(page.Start), a.tokenOrNone(page.End), page.Events, page.State}, nil
+	return encodeMessages(a.token(page.Start), a.tokenOrNone(page.End), page.Events, page.State), nil
 }
 
 type contextRequest struct {

@@ -91,6 +91,9 @@ func (s *Server) renderContext(tx *storage.Tx, events []storage.Event) (map[stor
 //
 // spec: client-server-api/index.md#aggregations-of-child-events
 func (s *Server) bundles(tx *storage.Tx, view *View, room *storage.Room, events []storage.Event, r Reader) (map[id.EventID][]byte, error) {
+	if some, err := tx.HasRelations(room.NID); err != nil || !some {
+		return nil, err
+	}
 	targets := make([]id.EventID, 0, len(events))
 	senders := make(map[id.EventID]string, len(events))
 	for i := range events {

@@ -184,6 +184,12 @@ func (tx *Tx) ListThreads(room RoomNID, participant id.UserID, before Ord, limit
 		room, participant, before, limit)
 }
 
+// HasRelations says whether any event of a room relates to another.
+func (tx *Tx) HasRelations(room RoomNID) (bool, error) {
+	var one int
+	return found(tx.QueryRow(`SELECT 1 FROM relations WHERE room_nid = $1 LIMIT 1`, []any{room}, &one))
+}
+
 // ListRelationsOf are all relations to the given events, the oldest first.
 func (tx *Tx) ListRelationsOf(room RoomNID, targets []id.EventID) ([]Relation, error) {
 	if len(targets) == 0 {
