@@ -22,7 +22,7 @@ func (a *API) roomRoutes() httpapi.Table {
 	get, post, put, del := "GET", "POST", "PUT", "DELETE"
 	const v3 = "/_matrix/client/v3"
 	return httpapi.Table{
-		{Method: post, Path: v3 + "/createRoom", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.createRoom)},
+		{Method: post, Path: v3 + "/createRoom", Auth: httpapi.User, NeedBody: true, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.createRoom)},
 		{Method: get, Path: v3 + "/joined_rooms", Auth: httpapi.User, Handler: httpapi.Handle(a.joinedRooms)},
 		{Method: post, Path: v3 + "/join/{roomIdOrAlias}", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinAny)},
 		{Method: post, Path: v3 + "/knock/{roomIdOrAlias}", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.knock)},
@@ -35,9 +35,9 @@ func (a *API) roomRoutes() httpapi.Table {
 		{Method: post, Path: v3 + "/rooms/{roomId}/unban", Auth: httpapi.User, RefuseSuspended: true, Handler: httpapi.Handle(a.changeMember(a.rooms.Unban))},
 		{Method: post, Path: v3 + "/rooms/{roomId}/upgrade", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.upgrade)},
 
-		{Method: put, Path: v3 + "/rooms/{roomId}/send/{eventType}/{txnId}", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.send)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/send/{eventType}/{txnId}", Auth: httpapi.User, NeedBody: true, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.send)},
 		{Method: put, Path: v3 + "/rooms/{roomId}/redact/{eventId}/{txnId}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.redact)},
-		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, NeedBody: true, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
 
 		{Method: get, Path: v3 + "/rooms/{roomId}/state", Auth: httpapi.User, Handler: httpapi.Handle(a.state)},
 		{Method: get, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, Handler: httpapi.Handle(a.stateEvent)},
