@@ -1,9 +1,11 @@
 package syncapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/tidwall/gjson"
 
@@ -87,10 +89,7 @@ func (b *builder) build(w http.ResponseWriter) (news bool, err error) {
 	}
 	o := b.out
 	o.open('{')
-	o.key("next_batch")
-	o.open('"')
-	o.buf = token.AppendSync(o.buf, b.DB.Epoch(), int64(b.head.Pos), b.Hub.Life(), b.head.Seq)
-	o.close('"')
+	b.nextBatch(o, b.head)
 	if news, err = b.accountData(); err != nil {
 		return false, err
 	}
@@ -103,6 +102,14 @@ func (b *builder) build(w http.ResponseWriter) (news bool, err error) {
 	rooms, err := b.rooms(memberships)
 	o.close('}')
 	return news || rooms, err
+}
+
+// nextBatch writes the token from which the client goes on.
+func (a *API) nextBatch(o *out, head stream.Mark) {
+	o.key("next_batch")
+	o.open('"')
+	o.buf = token.AppendSync(o.buf, a.DB.Epoch(), int64(head.Pos), a.Hub.Life(), head.Seq)
+	o.close('"')
 }
 
 // begin finds out where the snapshot is, and what is known to be new in it.
@@ -132,11 +139,18 @@ func (b *builder) begin() error {
 		}
 	}
 	ignored, err := b.tx.GetAccountData(b.req.user, "", ignoredUserList)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err
 	}
 	b.ignored = parseIgnored(ignored.Content)
-	return err
+	b.API.ignored.Add(b.req.user, ignoredUsers{b.ignored, pos})
+	return nil
+}
+
+// ignoredUsers are those whom a user ignores, as of a position of the log.
+type ignoredUsers struct {
+	users map[id.UserID]bool
+	at    id.Pos
 }
 
 // parseIgnored reads whom a user ignores.
@@ -175,6 +189,7 @@ func (b *builder) memberships() ([]storage.Membership, error) {
 		}
 		out = append(out, m)
 	}
+	slices.SortFunc(out, func(x, y storage.Membership) int { return cmp.Compare(x.Room, y.Room) })
 	return out, nil
 }
 

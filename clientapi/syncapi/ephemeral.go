@@ -34,7 +34,7 @@ func (b *builder) ephemeral(c *roomChange) (told, own bool, err error) {
 		typing = slices.DeleteFunc(typing, func(u id.UserID) bool { return b.ignored[u] })
 		if b.typing[c.m.RoomID] || len(typing) > 0 && (c.whole || !b.heard) {
 			begin()
-			b.writeTyping(typing)
+			o.writeTyping(typing)
 		}
 	}
 	since := c.since
@@ -48,7 +48,7 @@ func (b *builder) ephemeral(c *roomChange) (told, own bool, err error) {
 	own = slices.ContainsFunc(receipts, func(r storage.Receipt) bool { return r.User == b.req.user })
 	if len(receipts) > 0 && f.Match("m.receipt", "") {
 		begin()
-		b.writeReceipts(receipts)
+		o.writeReceipts(receipts)
 	}
 	if told {
 		o.endEvents()
@@ -59,8 +59,7 @@ func (b *builder) ephemeral(c *roomChange) (told, own bool, err error) {
 // writeTyping writes who types.
 //
 // spec: client-server-api/modules/typing_notifications.md#events
-func (b *builder) writeTyping(users []id.UserID) {
-	o := b.out
+func (o *out) writeTyping(users []id.UserID) {
 	o.open('{')
 	o.key("type")
 	o.string("m.typing")
@@ -80,13 +79,12 @@ func (b *builder) writeTyping(users []id.UserID) {
 // so two that differ in their thread alone go into two.
 //
 // spec: client-server-api/modules/receipts.md#events
-func (b *builder) writeReceipts(receipts []storage.Receipt) {
+func (o *out) writeReceipts(receipts []storage.Receipt) {
 	slices.SortFunc(receipts, func(x, y storage.Receipt) int {
 		return cmpAll(string(x.Event), string(y.Event), x.Type, y.Type, string(x.User), string(y.User), x.Thread, y.Thread)
 	})
 	for len(receipts) > 0 {
 		var later []storage.Receipt
-		o := b.out
 		o.open('{')
 		o.key("type")
 		o.string("m.receipt")

@@ -75,7 +75,7 @@ func (b *builder) room(c *roomChange) (told bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		told, own = told || ephemeral, ownReceipt
+		told, own = told || ephemeral, ownReceipt && b.Unread != nil
 	}
 	told = b.roomAccountData(c.m.RoomID) || told || own
 	if told && c.joined() {
@@ -143,8 +143,10 @@ func (b *builder) events(c *roomChange, room *storage.Room, rows []storage.Timel
 	return true, nil
 }
 
-func (b *builder) stateSection() string {
-	if b.req.stateAfter {
+func (b *builder) stateSection() string { return b.req.stateSection() }
+
+func (r *request) stateSection() string {
+	if r.stateAfter {
 		return "state_after"
 	}
 	return "state"
@@ -152,19 +154,27 @@ func (b *builder) stateSection() string {
 
 func (b *builder) writeTimeline(events []json.RawMessage, limited bool, start id.Pos) {
 	o := b.out
+	o.beginTimeline()
+	for _, e := range events {
+		o.raw(e)
+	}
+	o.endTimeline(b.DB.Epoch(), limited, start)
+}
+
+func (o *out) beginTimeline() {
 	o.key("timeline")
 	o.open('{')
 	o.key("events")
 	o.open('[')
-	for _, e := range events {
-		o.raw(e)
-	}
+}
+
+func (o *out) endTimeline(epoch string, limited bool, start id.Pos) {
 	o.close(']')
 	o.key("limited")
 	o.bool(limited)
 	o.key("prev_batch")
 	o.open('"')
-	o.buf = token.Append(o.buf, b.DB.Epoch(), int64(start))
+	o.buf = token.Append(o.buf, epoch, int64(start))
 	o.close('"')
 	o.close('}')
 }
@@ -468,12 +478,17 @@ func (b *builder) unread(nid storage.RoomNID) error {
 	if err != nil {
 		return err
 	}
-	o := b.out
-	byThread := b.req.filter.Room.Timeline.UnreadThreads
+	b.out.unread(&u, b.req.filter.Room.Timeline.UnreadThreads)
+	return nil
+}
+
+// unread writes a room's counts.
+func (o *out) unread(u *Unread, byThread bool) {
+	room := u.Room
 	if !byThread {
 		for _, c := range u.Threads {
-			u.Room.Notifications += c.Notifications
-			u.Room.Highlights += c.Highlights
+			room.Notifications += c.Notifications
+			room.Highlights += c.Highlights
 		}
 	}
 	counts := func(c Counts) {
@@ -485,7 +500,7 @@ func (b *builder) unread(nid storage.RoomNID) error {
 		o.close('}')
 	}
 	o.key("unread_notifications")
-	counts(u.Room)
+	counts(room)
 	if byThread && len(u.Threads) > 0 {
 		o.key("unread_thread_notifications")
 		o.open('{')
@@ -495,5 +510,4 @@ func (b *builder) unread(nid storage.RoomNID) error {
 		}
 		o.close('}')
 	}
-	return nil
 }

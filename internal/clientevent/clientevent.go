@@ -34,6 +34,43 @@ type Unsigned struct {
 // Append appends the client's form of raw to out. room is left out when it is empty, as in
 // /sync, which names the room around the event.
 func Append(out, raw []byte, event id.EventID, room id.RoomID, u *Unsigned) []byte {
+	out = append(AppendFields(out, raw, event, room), AgeKey...)
+	out = strconv.AppendInt(out, u.Age, 10)
+	out = append(AppendForReader(out, u.TxnID, u.Membership), ',')
+	if u.Replaces != "" {
+		out = appendField(out, "replaces_state", quote(string(u.Replaces)))
+	}
+	if u.PrevContent != nil {
+		out = appendField(out, "prev_content", string(u.PrevContent))
+	}
+	if u.RedactedBecause != nil {
+		out = appendField(out, "redacted_because", string(u.RedactedBecause))
+	}
+	if u.Relations != nil {
+		out = appendField(out, "m.relations", string(u.Relations))
+	}
+	out[len(out)-1] = '}'
+	return append(out, '}')
+}
+
+// AgeKey stands between the event's own fields and its age.
+const AgeKey = `"unsigned":{"age":`
+
+// AppendForReader appends what depends on the reader, and stands behind the age.
+func AppendForReader(out []byte, txnID, membership string) []byte {
+	if txnID != "" {
+		out = append(append(out, `,"transaction_id":`...), quote(txnID)...)
+	}
+	if membership != "" {
+		out = append(append(out, `,"membership":`...), quote(membership)...)
+	}
+	return out
+}
+
+// AppendFields appends the client's form of raw up to its unsigned data: with AgeKey, the age,
+// what AppendForReader appends, and the rest of what Append has made of the same event,
+// it becomes that again, for another time and reader.
+func AppendFields(out, raw []byte, event id.EventID, room id.RoomID) []byte {
 	out = append(out, '{')
 	var redacts, contentRedacts, eventType string
 	gjson.ParseBytes(raw).ForEach(func(key, value gjson.Result) bool {
@@ -69,29 +106,7 @@ func Append(out, raw []byte, event id.EventID, room id.RoomID, u *Unsigned) []by
 	if room != "" {
 		out = appendField(out, "room_id", quote(string(room)))
 	}
-	out = append(out, `"unsigned":{"age":`...)
-	out = strconv.AppendInt(out, u.Age, 10)
-	out = append(out, ',')
-	if u.TxnID != "" {
-		out = appendField(out, "transaction_id", quote(u.TxnID))
-	}
-	if u.Membership != "" {
-		out = appendField(out, "membership", quote(u.Membership))
-	}
-	if u.Replaces != "" {
-		out = appendField(out, "replaces_state", quote(string(u.Replaces)))
-	}
-	if u.PrevContent != nil {
-		out = appendField(out, "prev_content", string(u.PrevContent))
-	}
-	if u.RedactedBecause != nil {
-		out = appendField(out, "redacted_because", string(u.RedactedBecause))
-	}
-	if u.Relations != nil {
-		out = appendField(out, "m.relations", string(u.Relations))
-	}
-	out[len(out)-1] = '}'
-	return append(out, '}')
+	return out
 }
 
 func appendField(out []byte, name, raw string) []byte {
