@@ -130,7 +130,6 @@ func (g *ground) close() error {
 type node struct {
 	address, metrics string
 	cmd              *exec.Cmd
-	log              bytes.Buffer
 }
 
 var pointClient = regexp.MustCompile(`listening.*package=(\w+) address=(\S+)`)
