@@ -50,7 +50,9 @@ func each(t *testing.T, run func(n *node)) {
 func newNode(t testing.TB, url string, o stream.HubOptions) *node {
 	t.Helper()
 	n := &node{TB: t}
-	o.Rooms = func(ctx context.Context, user id.UserID) ([]id.RoomID, id.Pos, error) { return JoinedRooms(ctx, n.db, user) }
+	o.Rooms = func(ctx context.Context, user id.UserID) ([]id.RoomID, id.Pos, error) {
+		return JoinedRooms(ctx, n.db, user)
+	}
 	if o.PresenceEvery == 0 {
 		o.PresenceEvery = time.Millisecond
 	}
