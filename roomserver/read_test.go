@@ -21,6 +21,40 @@ func (s *Server) mustRelate(t testing.TB, room id.RoomID, sender id.UserID, relT
 	return e
 }
 
+func TestSecondAnnotation(t *testing.T) {
+	each(t, func(t *testing.T, s *Server) {
+		ctx := context.Background()
+		room := s.mustCreate(t, CreateRequest{Preset: "public_chat"})
+		ok(t, s.Join(ctx, MemberRequest{Room: room, Sender: bob}))
+		root := s.mustSend(t, room, alice, "root")
+		react := func(sender id.UserID, eventType, key string) (id.EventID, matrixerr.Code) {
+			e, err := s.Send(ctx, SendRequest{Room: room, Sender: sender, Type: eventType, Content: fmt.Appendf(nil,
+				`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":%q}}`, root, key)})
+			return e, matrixerr.CodeOf(err)
+		}
+		first, code := react(bob, "m.reaction", "+1")
+		for _, c := range []struct {
+			sender         id.UserID
+			eventType, key string
+			want           matrixerr.Code
+		}{
+			{bob, "m.reaction", "+1", matrixerr.Duplicate},
+			{bob, "m.reaction", "-1", ""},
+			{bob, "org.example.reaction", "+1", ""},
+			{alice, "m.reaction", "+1", ""},
+		} {
+			if _, code = react(c.sender, c.eventType, c.key); code != c.want {
+				t.Errorf("%s's %s %s gives %q instead of %q", c.sender, c.eventType, c.key, code, c.want)
+			}
+		}
+		_, err := s.Redact(ctx, RedactRequest{Room: room, Sender: bob, Event: first})
+		ok(t, err)
+		if _, code = react(bob, "m.reaction", "+1"); code != "" {
+			t.Errorf("after the first was redacted, another is refused: %s", code)
+		}
+	})
+}
+
 func TestRelations(t *testing.T) {
 	each(t, func(t *testing.T, s *Server) {
 		ctx := context.Background()

@@ -55,8 +55,32 @@ func (s *Server) Send(ctx context.Context, r SendRequest) (id.EventID, error) {
 				return same, err
 			}
 		}
+		if err := refuseSecondAnnotation(w, d); err != nil {
+			return nil, err
+		}
 		return s.append(w, d, r.Txn)
 	})
+}
+
+// refuseSecondAnnotation refuses an annotation that its sender has made already.
+//
+// spec: client-server-api/modules/event_annotations.md#avoiding-duplicate-annotations
+func refuseSecondAnnotation(w *work, d *draft) error {
+	const annotation = "m.annotation"
+	relates := gjson.GetBytes(d.Content, `m\.relates_to`)
+	if d.StateKey != nil || relates.Get("rel_type").Str != annotation {
+		return nil
+	}
+	before, err := w.tx.ListRelatedBy(d.Sender, w.room.NID, id.EventID(relates.Get("event_id").Str), annotation, d.Type)
+	if err != nil {
+		return err
+	}
+	for _, e := range before {
+		if gjson.GetBytes(e.JSON, `content.m\.relates_to.key`).Str == relates.Get("key").Str {
+			return matrixerr.New(matrixerr.Duplicate, "You have made this annotation already.")
+		}
+	}
+	return nil
 }
 
 // sameState is the current state event that says just what d says, if there is one.

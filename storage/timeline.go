@@ -166,6 +166,13 @@ func (tx *Tx) ListRelations(q RelationsQuery) ([]TimelineEvent, error) {
 		q.Room, sqldb.Array(q.Targets), q.RelType, q.Type, q.From, q.To, q.Limit)
 }
 
+// ListRelatedBy are the events of one type with which a user related to an event in one way.
+func (tx *Tx) ListRelatedBy(sender id.UserID, room RoomNID, target id.EventID, relType, eventType string) ([]Event, error) {
+	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE nid IN (
+		SELECT event_nid FROM relations WHERE room_nid = $1 AND target = $2 AND rel_type = $3 AND type = $4 AND sender = $5)`,
+		room, target, relType, eventType, sender)
+}
+
 // Thread is a thread: the event that it hangs on, and the place of its newest reply.
 type Thread struct {
 	Root   id.EventID
