@@ -108,6 +108,29 @@ func (tx *Tx) UpdateFallbackKeyUsed(device int64, algorithm string) error {
 	return err
 }
 
+// CountDeviceKeys is CountOneTimeKeys and ListUnusedFallbackKeys in one.
+func (tx *Tx) CountDeviceKeys(device int64) (counts map[string]int, unused []string, err error) {
+	err = tx.Query(`SELECT algorithm, COUNT(*), 1 AS kind FROM one_time_keys WHERE device_nid = $1 GROUP BY algorithm
+		UNION ALL SELECT algorithm, 0, 2 FROM fallback_keys WHERE device_nid = $1 AND NOT used ORDER BY algorithm`, []any{device},
+		func(row sqldb.Scanner) error {
+			var algorithm string
+			var n, kind int
+			if err := row.Scan(&algorithm, &n, &kind); err != nil {
+				return err
+			}
+			if kind == 2 {
+				unused = append(unused, algorithm)
+				return nil
+			}
+			if counts == nil {
+				counts = make(map[string]int)
+			}
+			counts[algorithm] = n
+			return nil
+		})
+	return counts, unused, err
+}
+
 // ListUnusedFallbackKeys are the algorithms for which a device has such a key that was not
 // given out yet.
 func (tx *Tx) ListUnusedFallbackKeys(device int64) ([]string, error) {

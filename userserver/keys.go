@@ -13,6 +13,7 @@ import (
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/stream"
 	"parley/storage"
 )
 
@@ -77,10 +78,18 @@ func (s *Server) UploadKeys(ctx context.Context, user id.UserID, device id.Devic
 				return err
 			}
 		}
+		if len(oneTime)+len(fallback) > 0 {
+			keyCountsChanged(tx, user)
+		}
 		counts, err = tx.CountOneTimeKeys(deviceNID)
 		return err
 	})
 	return counts, err
+}
+
+// keyCountsChanged has users' devices learn how many keys they have left.
+func keyCountsChanged(tx *storage.Tx, users ...id.UserID) {
+	tx.Notify(stream.Notice{Kind: stream.KeyCounts, Users: users})
 }
 
 // checkDeviceKeys are the keys in the form in which they are kept, nil for none. Whether they
@@ -416,6 +425,9 @@ func (s *Server) ClaimLocalKeys(ctx context.Context, devices map[id.UserID]map[i
 				}
 				out[user][device] = map[string]json.RawMessage{k.Algorithm + ":" + k.KeyID: k.JSON}
 			}
+		}
+		if len(out) > 0 {
+			keyCountsChanged(tx, slices.Collect(maps.Keys(out))...)
 		}
 		return nil
 	})

@@ -24,13 +24,16 @@ func (a *API) answer(ctx context.Context, req *request, w http.ResponseWriter, l
 	o := newOut(w)
 	defer o.free()
 	var head stream.Mark
-	var news bool
+	var news, known bool
 	err = a.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		b := builder{API: a, req: req, tx: tx, out: o, now: a.Now().UnixMilli()}
+		b := builder{API: a, req: req, tx: tx, out: o, now: a.Now().UnixMilli(), last: last || req.initial || req.fullState}
 		news, err = b.build(w)
-		head = b.head
+		head, known = b.head, b.known
 		return err
 	})
+	if err == nil {
+		err = a.acknowledge(ctx, req, known)
+	}
 	if err != nil {
 		return o.sent, err
 	}
@@ -54,6 +57,8 @@ type builder struct {
 	tx  *storage.Tx
 	out *out
 	now int64
+	// last says that the client is told even if there is nothing new.
+	last bool
 
 	// head is what the client will have been told of: the snapshot's position, and the notices
 	// of typing and presence.
@@ -90,18 +95,23 @@ func (b *builder) build(w http.ResponseWriter) (news bool, err error) {
 	o := b.out
 	o.open('{')
 	b.nextBatch(o, b.head)
-	if news, err = b.accountData(); err != nil {
-		return false, err
-	}
-	presence, err := b.presence()
-	if err != nil {
-		return false, err
-	}
-	news = news || presence
 	w.Header()["Content-Type"] = headerJSON
-	rooms, err := b.rooms(memberships)
+	for _, part := range [...]func() (bool, error){
+		b.toDevice, b.accountData, b.presence, b.deviceLists,
+		func() (bool, error) { return b.rooms(memberships) },
+	} {
+		some, err := part()
+		if err != nil {
+			return false, err
+		}
+		news = news || some
+	}
+	news = news || b.hasNotice(stream.KeyCounts)
+	if news || b.last {
+		err = b.keyCounts()
+	}
 	o.close('}')
-	return news || rooms, err
+	return news, err
 }
 
 // nextBatch writes the token from which the client goes on.

@@ -24,7 +24,14 @@ func (a *API) quick(ctx context.Context, req *request, w http.ResponseWriter, la
 	if !ok {
 		return false, false, nil
 	}
-	q := quickAnswer{API: a, req: req, news: &news, out: newOut(w)}
+	counts, ok := a.knownKeyCounts(req.deviceNID)
+	if !ok {
+		return false, false, nil
+	}
+	if err := a.acknowledge(ctx, req, true); err != nil {
+		return false, false, err
+	}
+	q := quickAnswer{API: a, req: req, news: &news, out: newOut(w), counts: counts}
 	defer q.out.free()
 	if len(news.Notices) > 0 {
 		if plan, ok := q.plan(); !ok {
@@ -43,6 +50,7 @@ func (a *API) quick(ctx context.Context, req *request, w http.ResponseWriter, la
 	o.buf = o.buf[:0]
 	o.open('{')
 	a.nextBatch(o, news.Head)
+	o.raw(counts)
 	o.close('}')
 	return true, true, q.send(w)
 }
@@ -55,6 +63,8 @@ type quickAnswer struct {
 	out     *out
 	ignored map[id.UserID]bool
 	now     int64
+	// counts are the fields on the device's keys.
+	counts []byte
 }
 
 func (q *quickAnswer) send(w http.ResponseWriter) error {
@@ -130,6 +140,7 @@ func (q *quickAnswer) write(ctx context.Context, rooms []quickRoom) (some, ok bo
 	}
 	o.close('}')
 	o.close('}')
+	o.raw(q.counts)
 	o.close('}')
 	return some, true, nil
 }

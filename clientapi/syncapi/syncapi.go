@@ -58,6 +58,8 @@ type Users interface {
 	Typing(room id.RoomID) (users []id.UserID, serial uint64)
 	// ListPresent are up to limit users who are not offline.
 	ListPresent(limit int) []id.UserID
+	// GotToDevice notes that a device has its messages up to a position.
+	GotToDevice(ctx context.Context, deviceNID int64, pos id.Pos) error
 }
 
 // Presence is how a user shows themselves.
@@ -105,6 +107,10 @@ type API struct {
 	filters *lru.Cache[string, *filter.Filter]
 	tails   *tails
 	ignored *lru.Cache[id.UserID, ignoredUsers]
+	// given are the devices that were given messages, each with the position of the last.
+	given *lru.Cache[int64, id.Pos]
+	// counts are the fields on its keys that each device was told last; see knownKeyCounts.
+	counts *lru.Cache[int64, []byte]
 }
 
 // New makes an API that is ready to answer.
@@ -130,7 +136,15 @@ func New(o Options) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sync API: %w", err)
 	}
-	return &API{Options: o, filters: filters, ignored: ignored, tails: tails}, nil
+	given, err := lru.New[int64, id.Pos](cachedDevices)
+	if err != nil {
+		return nil, fmt.Errorf("sync API: %w", err)
+	}
+	counts, err := lru.New[int64, []byte](cachedDevices)
+	if err != nil {
+		return nil, fmt.Errorf("sync API: %w", err)
+	}
+	return &API{Options: o, filters: filters, ignored: ignored, tails: tails, given: given, counts: counts}, nil
 }
 
 // JoinedRooms are the rooms that a user is joined to, and the position of the log at which

@@ -14,12 +14,13 @@ const (
 	DeviceList                  // the devices or keys of User changed
 	Typing                      // who types in Room; the body says who
 	Presence                    // the presence of User; the body says which
+	KeyCounts                   // how many one-time keys devices of Users have left; has no position
 	Opened                      // nothing changed: the log was opened at Pos, and its notices follow from there
 )
 
 // Notice says that something changed.
 type Notice struct {
-	// Pos is the change's position in the log; 0 for typing and presence.
+	// Pos is the change's position in the log; 0 for typing, presence and counts of keys.
 	Pos  id.Pos
 	Kind Kind
 	// Room is where it happened; all its local members are concerned. May be empty.
