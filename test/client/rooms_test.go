@@ -17,7 +17,7 @@ import (
 func TestRooms(t *testing.T) {
 	harness.Stories(t,
 		presets, creationContent, initialState, everyRoomVersion, creatorsOfVersion12, createRefused,
-		inviteAndJoin, inviteRefused, leaveAndRejoin, declineInvite, kickAndBan, knock, forget,
+		inviteAndJoin, inviteRefused, leaveAndRejoin, declineInvite, kickAndBan, knock, restricted, forget,
 		powerLevelsDeny, powerLevelsGrant, state, stateRefused, members, aliases, upgrade, joinedRooms)
 }
 
@@ -162,6 +162,8 @@ func createRefused(t *testing.T, srv *harness.Server) {
 		{"a room version of nobody", map[string]any{"room_version": "org.example.none"}, 400, "M_UNSUPPORTED_ROOM_VERSION"},
 		{"an alias that is taken", map[string]any{"room_alias_name": alias}, 400, "M_ROOM_IN_USE"},
 		{"an invite of no user", map[string]any{"invite": []string{"nobody"}}, 400, badValue},
+		{"an invite by email", map[string]any{"invite_3pid": []any{map[string]any{
+			"id_server": "id.example.org", "id_access_token": "x", "medium": "email", "address": "bob@example.org"}}}, 403, "M_FORBIDDEN|M_THREEPID_DENIED"},
 		{"state that the rules refuse", map[string]any{"power_level_content_override": map[string]any{"users": map[string]any{"nobody": 3}}}, 400, "M_INVALID_ROOM_STATE"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -342,6 +344,25 @@ func knock(t *testing.T, srv *harness.Server) {
 		t.Error("the room is among the invites, and still among the knocks")
 	}
 	bob.Join(room)
+}
+
+// spec: client-server-api/index.md#restricted-rooms
+func restricted(t *testing.T, srv *harness.Server) {
+	alice, bob := srv.Register(t, "alice"), srv.Register(t, "bob")
+	club := alice.NewRoom(public("the club"))
+	room := alice.NewRoom(&mautrix.ReqCreateRoom{Preset: "private_chat", InitialState: []*event.Event{{
+		Type: event.StateJoinRules,
+		Content: event.Content{Raw: map[string]any{
+			"join_rule": "restricted", "allow": []any{map[string]any{"type": "m.room_membership", "room_id": club}},
+		}},
+	}}})
+	_, err := bob.JoinRoomByID(t.Context(), room)
+	harness.WantError(t, err, 403, "M_FORBIDDEN")
+	bob.Join(club)
+	bob.Join(room)
+	member := alice.StateContent(room, event.StateMember, bob.UserID.String())
+	equal[any](t, "who vouched for bob", member["join_authorised_via_users_server"], alice.UserID.String())
+	bob.Say(room, "thank you")
 }
 
 func forget(t *testing.T, srv *harness.Server) {

@@ -192,6 +192,20 @@ func TestRateLimits(t *testing.T) {
 	})
 }
 
+// spec: client-server-api/index.md#well-known-uris
+func TestWellKnown(t *testing.T) {
+	db := harness.Database{Kind: "sqlite"}
+	srv := harness.StartConfigured(t, db, "well_known:\n  client_base_url: https://matrix.example.org\n")
+	resp := srv.Do(t, "GET", "/.well-known/matrix/client", "", nil).WantOK(t)
+	if resp.Get(`m\.homeserver.base_url`).String() != "https://matrix.example.org" || resp.Header.Get("Access-Control-Allow-Origin") != "*" {
+		t.Errorf("it is %s, with the headers %v; want the base URL, for every origin", resp.Body, resp.Header)
+	}
+	srv = harness.StartConfigured(t, db, "registration:\n  allow: nobody\n")
+	if resp := srv.Do(t, "GET", "/.well-known/matrix/client", "", nil); resp.Status != http.StatusNotFound {
+		t.Errorf("without a setting, it is answered with %d %s", resp.Status, resp.Body)
+	}
+}
+
 // TestPresenceOff: nobody learns of anybody's coming and going, and nobody is told of an error.
 func TestPresenceOff(t *testing.T) {
 	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
