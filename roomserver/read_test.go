@@ -32,7 +32,7 @@ func TestSecondAnnotation(t *testing.T) {
 				`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":%q}}`, root, key)})
 			return e, matrixerr.CodeOf(err)
 		}
-		first, code := react(bob, "m.reaction", "+1")
+		first, _ := react(bob, "m.reaction", "+1")
 		for _, c := range []struct {
 			sender         id.UserID
 			eventType, key string
@@ -43,13 +43,13 @@ func TestSecondAnnotation(t *testing.T) {
 			{bob, "org.example.reaction", "+1", ""},
 			{alice, "m.reaction", "+1", ""},
 		} {
-			if _, code = react(c.sender, c.eventType, c.key); code != c.want {
+			if _, code := react(c.sender, c.eventType, c.key); code != c.want {
 				t.Errorf("%s's %s %s gives %q instead of %q", c.sender, c.eventType, c.key, code, c.want)
 			}
 		}
 		_, err := s.Redact(ctx, RedactRequest{Room: room, Sender: bob, Event: first})
 		ok(t, err)
-		if _, code = react(bob, "m.reaction", "+1"); code != "" {
+		if _, code := react(bob, "m.reaction", "+1"); code != "" {
 			t.Errorf("after the first was redacted, another is refused: %s", code)
 		}
 	})
