@@ -13,8 +13,6 @@ import (
 	"parley/userserver"
 )
 
-const lazy = `{"room":{"state":{"lazy_load_members":true}}}`
-
 func TestTimeline(t *testing.T) {
 	each(t, func(n *node) {
 		room := n.create(alice, nil)
