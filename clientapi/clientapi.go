@@ -17,6 +17,7 @@ import (
 	"parley/internal/httpapi"
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/unread"
 	"parley/roomserver"
 	"parley/userserver"
 )
@@ -27,6 +28,7 @@ type Options struct {
 	ServerName id.ServerName
 	Users      *userserver.Server
 	Rooms      *roomserver.Server
+	Unread     *unread.Counter
 	// Epoch names the log that positions in tokens count in.
 	Epoch string
 
@@ -42,6 +44,7 @@ type API struct {
 	serverName   id.ServerName
 	users        *userserver.Server
 	rooms        *roomserver.Server
+	unread       *unread.Counter
 	epoch        string
 	registration Registration
 	wellKnown    WellKnown
@@ -51,14 +54,14 @@ type API struct {
 
 // New makes an API that is ready to answer.
 func New(o Options) (*API, error) {
-	if o.ServerName == "" || o.Users == nil || o.Rooms == nil || o.Epoch == "" {
-		return nil, errors.New("client API: server name, users, rooms and epoch must be given")
+	if o.ServerName == "" || o.Users == nil || o.Rooms == nil || o.Unread == nil || o.Epoch == "" {
+		return nil, errors.New("client API: server name, users, rooms, what is unread and epoch must be given")
 	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	return &API{
-		serverName: o.ServerName, users: o.Users, rooms: o.Rooms, epoch: o.Epoch,
+		serverName: o.ServerName, users: o.Users, rooms: o.Rooms, unread: o.Unread, epoch: o.Epoch,
 		registration: o.Registration, wellKnown: o.WellKnown, turn: o.TURN, now: o.Now,
 	}, nil
 }
@@ -77,6 +80,7 @@ func (a *API) Routes() httpapi.Table {
 		a.presenceRoutes(),
 		a.pusherRoutes(),
 		a.pushRuleRoutes(),
+		a.notificationRoutes(),
 		a.keyRoutes(),
 		a.keyBackupRoutes(),
 		a.roomRoutes(),

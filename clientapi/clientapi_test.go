@@ -15,6 +15,7 @@ import (
 	"parley/clientapi"
 	"parley/internal/httpapi"
 	"parley/internal/id"
+	"parley/internal/unread"
 	"parley/roomserver"
 	"parley/storage"
 	"parley/storage/storagetest"
@@ -47,9 +48,13 @@ func each(t *testing.T, change func(*clientapi.Options, *userserver.Options), ru
 		if err != nil {
 			t.Fatal(err)
 		}
+		counter, err := unread.New(n.db, n.rooms)
+		if err != nil {
+			t.Fatal(err)
+		}
 		users := userserver.Options{DB: n.db, ServerName: "x.org", Rooms: n.rooms,
 			Hashing: userserver.Hashing{Memory: 64, Passes: 1, AtOnce: 2}}
-		options := clientapi.Options{ServerName: "x.org", Rooms: n.rooms, Epoch: n.db.Epoch(), Registration: clientapi.Registration{Open: true, Guests: true}}
+		options := clientapi.Options{ServerName: "x.org", Rooms: n.rooms, Unread: counter, Epoch: n.db.Epoch(), Registration: clientapi.Registration{Open: true, Guests: true}}
 		if change != nil {
 			change(&options, &users)
 		}

@@ -112,6 +112,35 @@ func (v *View) findLastJoined() error {
 // Joined says whether the user is a member now.
 func (v *View) Joined() bool { return v.Member.Membership == spec.Join }
 
+// JoinedSince is the place of the event that began the stay of a user who is joined; it is 0
+// where that was not in the timeline.
+func (v *View) JoinedSince() (storage.Ord, error) {
+	nid := v.Member.Event
+	for range 1000 {
+		if nid == 0 {
+			return 0, nil
+		}
+		events, err := v.s.loadEvents(v.tx, v.Room.Version, []storage.EventNID{nid})
+		if err != nil {
+			return 0, err
+		}
+		replaced := events[nid].Replaces
+		if replaced == 0 {
+			break
+		}
+		before, err := v.s.loadEvents(v.tx, v.Room.Version, []storage.EventNID{replaced})
+		if err != nil {
+			return 0, err
+		}
+		if before[replaced].membership() != spec.Join {
+			break
+		}
+		nid = replaced
+	}
+	ord, _, err := v.tx.GetOrd(nid)
+	return ord, err
+}
+
 // at is what decides at a state.
 func (v *View) at(root int64) (visibility, error) {
 	if vis, ok := v.memo[root]; ok {

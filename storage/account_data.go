@@ -25,6 +25,13 @@ func (tx *Tx) GetAccountData(user id.UserID, room id.RoomID, typ string) (Accoun
 		WHERE user_id = $1 AND room_id = $2 AND type = $3`, user, room, typ)
 }
 
+// GetAccountDataPos is when a piece of account data was last written; 0 where there is none.
+func (tx *Tx) GetAccountDataPos(user id.UserID, room id.RoomID, typ string) (pos id.Pos, err error) {
+	err = tx.QueryRow(`SELECT pos FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3`, []any{user, room, typ}, &pos)
+	_, err = found(err)
+	return pos, err
+}
+
 // ListAccountData is all account data of a user with from < pos <= to, global and of rooms,
 // by room and type.
 func (tx *Tx) ListAccountData(user id.UserID, from, to id.Pos) ([]AccountData, error) {

@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"database/sql"
+
 	"parley/internal/id"
 	"parley/storage/sqldb"
 )
@@ -45,6 +47,16 @@ func (tx *Tx) ListTimelineBackwards(room RoomNID, from, to Ord, limit int) ([]Ti
 	return sqldb.List(tx.Tx, scanTimelineEvent, `SELECT `+timelineColumns+`
 		FROM timeline t JOIN events e ON e.nid = t.event_nid
 		WHERE t.room_nid = $1 AND t.ord <= $2 AND t.ord > $3 ORDER BY t.ord DESC LIMIT $4`, room, from, to, limit)
+}
+
+// ListRelatingBackwards are, of the newest limit events of the room's timeline with to < ord <= from,
+// those that relate to another, the newest first.
+func (tx *Tx) ListRelatingBackwards(room RoomNID, from, to Ord, limit int) ([]TimelineEvent, error) {
+	return sqldb.List(tx.Tx, scanTimelineEvent, `SELECT `+timelineColumns+`
+		FROM (SELECT ord, root, event_nid FROM timeline
+			WHERE room_nid = $1 AND ord <= $2 AND ord > $3 ORDER BY ord DESC LIMIT $4) t
+		JOIN events e ON e.nid = t.event_nid
+		WHERE EXISTS (SELECT 1 FROM relations r WHERE r.event_nid = t.event_nid) ORDER BY t.ord DESC`, room, from, to, limit)
 }
 
 // ListTimelineForwards are up to limit events of the room's timeline with from < ord <= to,
@@ -207,4 +219,29 @@ func (tx *Tx) ListRelationsOf(room RoomNID, targets []id.EventID) ([]Relation, e
 	}, `SELECT r.room_nid, r.target, r.event_nid, r.rel_type, r.type, r.sender, r.target_sender
 		FROM relations r JOIN timeline t ON t.event_nid = r.event_nid
 		WHERE r.room_nid = $1 AND r.target = ANY($2) ORDER BY t.ord`, room, sqldb.Array(targets))
+}
+
+// maxThreadHops is how far relations are followed to find an event's thread.
+//
+// spec: client-server-api/modules/receipts.md#threaded-read-receipts
+const maxThreadHops = 3
+
+// GetThread is the root of the thread that an event is in; ok is false for one that is in the
+// main timeline.
+func (tx *Tx) GetThread(event EventNID) (root id.EventID, ok bool, err error) {
+	for range maxThreadHops {
+		var relType string
+		var target sql.NullInt64
+		err := tx.QueryRow(`SELECT r.rel_type, r.target, e.nid
+			FROM relations r LEFT JOIN events e ON e.event_id = r.target AND e.room_nid = r.room_nid
+			WHERE r.event_nid = $1`, []any{event}, &relType, &root, &target)
+		if related, err := found(err); !related {
+			return "", false, err
+		}
+		if relType == "m.thread" {
+			return root, true, nil
+		}
+		event = EventNID(target.Int64)
+	}
+	return "", false, nil
 }

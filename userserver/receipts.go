@@ -91,9 +91,13 @@ func putReceipt(tx *storage.Tx, room id.RoomID, r *storage.Receipt) error {
 		return err
 	}
 	if r.Thread != "" {
-		thread, err := threadOf(tx, &event)
+		thread := MainThread
+		root, ok, err := tx.GetThread(event.NID)
 		if err != nil {
 			return err
+		}
+		if ok {
+			thread = string(root)
 		}
 		// A thread's root is in the main timeline, but stands for the start of its thread, too.
 		if thread != r.Thread && string(r.Event) != r.Thread {
@@ -130,52 +134,4 @@ func putReceipt(tx *storage.Tx, room id.RoomID, r *storage.Receipt) error {
 		return tx.UpdateReceiptPos(&receipt)
 	})
 	return nil
-}
-
-// maxHops is how far relations are followed to find an event's thread.
-//
-// spec: client-server-api/modules/receipts.md#threaded-read-receipts
-const maxHops = 3
-
-// threadOf is the root of the thread that an event is in, or MainThread.
-func threadOf(tx *storage.Tx, event *storage.Event) (string, error) {
-	json := event.JSON
-	for range maxHops {
-		relType, target := relation(json)
-		if relType == "m.thread" {
-			return target, nil
-		}
-		if target == "" {
-			break
-		}
-		parent, err := tx.GetEvent(id.EventID(target))
-		if errors.Is(err, storage.ErrNotFound) || err == nil && parent.Room != event.Room {
-			break
-		}
-		if err != nil {
-			return "", err
-		}
-		json = parent.JSON
-	}
-	return MainThread, nil
-}
-
-func relation(event []byte) (relType, target string) {
-	var e struct {
-		Content struct {
-			RelatesTo struct {
-				RelType any `json:"rel_type"`
-				EventID any `json:"event_id"`
-			} `json:"m.relates_to"`
-		} `json:"content"`
-	}
-	if json.Unmarshal(event, &e) != nil {
-		return "", ""
-	}
-	relType, _ = e.Content.RelatesTo.RelType.(string)
-	target, _ = e.Content.RelatesTo.EventID.(string)
-	if relType == "" {
-		target = ""
-	}
-	return relType, target
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/stream"
@@ -42,6 +44,13 @@ func (f *fixture) room(t *testing.T, room id.RoomID, members []id.UserID, events
 			e := storage.Event{ID: id.EventID(fmt.Sprintf("$%d", i)), Room: r.NID, JSON: []byte(`{"content":` + content + `}`)}
 			if err := tx.InsertEvent(&e); err != nil {
 				return err
+			}
+			if relates := gjson.Get(content, `m\.relates_to`); relates.Exists() {
+				err := tx.InsertRelation(&storage.Relation{Room: r.NID, Target: id.EventID(relates.Get("event_id").Str),
+					Event: e.NID, RelType: relates.Get("rel_type").Str})
+				if err != nil {
+					return err
+				}
 			}
 			tx.OnPos(1, func(pos id.Pos) error { return tx.InsertTimeline(r.NID, storage.Ord(pos), e.NID, 0) })
 		}

@@ -8,6 +8,9 @@ import (
 	"parley/storage"
 )
 
+// pushRulesType is the account data that keeps what a user has changed of the push rules.
+const pushRulesType = "m.push_rules"
+
 // showPushRules puts the rules that a user has in the place of what is stored of them, which
 // is what the user has changed; and, for a client that knows nothing yet, there where nothing is.
 //

@@ -9,6 +9,7 @@ import (
 	"parley/internal/filter"
 	"parley/internal/id"
 	"parley/internal/token"
+	"parley/internal/unread"
 	"parley/roomserver"
 	"parley/storage"
 )
@@ -483,15 +484,15 @@ func (b *builder) unread(nid storage.RoomNID) error {
 }
 
 // unread writes a room's counts.
-func (o *out) unread(u *Unread, byThread bool) {
-	room := u.Room
+func (o *out) unread(u *unread.Counts, byThread bool) {
+	room := u.Main
 	if !byThread {
 		for _, c := range u.Threads {
 			room.Notifications += c.Notifications
 			room.Highlights += c.Highlights
 		}
 	}
-	counts := func(c Counts) {
+	counts := func(c unread.Count) {
 		o.open('{')
 		o.key("highlight_count")
 		o.int(int64(c.Highlights))

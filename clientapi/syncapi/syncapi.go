@@ -30,6 +30,7 @@ import (
 	"parley/internal/matrixerr"
 	"parley/internal/stream"
 	"parley/internal/token"
+	"parley/internal/unread"
 	"parley/roomserver"
 	"parley/storage"
 )
@@ -70,19 +71,6 @@ type Presence struct {
 	CurrentlyActive bool
 }
 
-// Counts are the notifications that a user has not read: in a room outside of its threads,
-// or in one thread.
-type Counts struct {
-	Notifications, Highlights int
-}
-
-// Unread are a user's notifications in a room.
-type Unread struct {
-	// Room is for all of the room without Threads; Threads are by their root.
-	Room    Counts
-	Threads map[id.EventID]Counts
-}
-
 // Options is what /sync needs. DB, Rooms, Hub and Users must be given.
 type Options struct {
 	DB    *storage.DB
@@ -92,10 +80,10 @@ type Options struct {
 	// Presence is a user's presence; nil where it is turned off.
 	Presence func(user id.UserID) Presence
 	// Unread counts what a user, who is joined, has not read in a room; nil where nobody counts.
-	Unread func(tx *storage.Tx, user id.UserID, room *storage.Room) (Unread, error)
+	Unread func(tx *storage.Tx, user id.UserID, room *storage.Room) (unread.Counts, error)
 	// UnreadNow is Unread as of a position of the log, from memory, where it can be told from
 	// that (ok). Answers that many wait for are much cheaper with it; nil does without.
-	UnreadNow func(user id.UserID, room id.RoomID, at id.Pos) (u Unread, ok bool)
+	UnreadNow func(user id.UserID, room id.RoomID, at id.Pos) (u unread.Counts, ok bool)
 	// Now is the clock.
 	Now func() time.Time
 	Log *slog.Logger

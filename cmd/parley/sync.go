@@ -8,6 +8,7 @@ import (
 	"parley/config"
 	"parley/internal/id"
 	"parley/internal/stream"
+	"parley/internal/unread"
 )
 
 // openNode connects to the database and starts what wakes those who wait for news of it.
@@ -30,11 +31,7 @@ func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (*heart
 }
 
 // newSync makes /sync.
-func newSync(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger) (*syncapi.API, error) {
-	counter, err := syncapi.NewCounter(h.rooms)
-	if err != nil {
-		return nil, err
-	}
+func newSync(cfg *config.Config, h *hearts, hub *stream.Hub, counter *unread.Counter, log *slog.Logger) (*syncapi.API, error) {
 	o := syncapi.Options{DB: h.db, Rooms: h.rooms, Hub: hub, Users: h.users, Unread: counter.Count, Log: log.With(packageKey, "sync")}
 	if cfg.Presence != config.PresenceOff {
 		o.Presence = func(user id.UserID) syncapi.Presence { return syncapi.Presence(h.users.GetPresence(user)) }

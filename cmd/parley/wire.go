@@ -18,6 +18,7 @@ import (
 	"parley/config"
 	"parley/internal/httpapi"
 	"parley/internal/stream"
+	"parley/internal/unread"
 )
 
 // run is the node: it makes all parts, connects them, and returns when ctx is done and all
@@ -76,8 +77,12 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 
 // clientFaces is everything that clients may ask for.
 func clientFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, metrics prometheus.Registerer) (http.Handler, error) {
+	counter, err := unread.New(h.db, h.rooms)
+	if err != nil {
+		return nil, err
+	}
 	client, err := clientapi.New(clientapi.Options{
-		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Epoch: h.db.Epoch(),
+		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Unread: counter, Epoch: h.db.Epoch(),
 		Registration: registration(cfg.Registration),
 		WellKnown:    wellKnown(cfg.WellKnown),
 		TURN:         clientapi.TURN{URIs: cfg.TURN.URIs, SharedSecret: cfg.TURN.SharedSecret.Reveal(), Lifetime: cfg.TURN.Lifetime},
@@ -98,7 +103,7 @@ func clientFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logge
 			httpapi.RateLogin: limit(r.Login), httpapi.RateRegister: limit(r.Registration), httpapi.RateSend: limit(r.Sending),
 		}
 	}
-	sync, err := newSync(cfg, h, hub, log)
+	sync, err := newSync(cfg, h, hub, counter, log)
 	if err != nil {
 		return nil, err
 	}

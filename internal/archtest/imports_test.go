@@ -60,6 +60,8 @@ var tree = []struct {
 		why: "push rules are pure: an event and the rules in, actions out"},
 	{pkg: "internal/delivery/...", may: []string{"storage", "internal/..."},
 		why: "cursors and queues are durable, so they are in storage"},
+	{pkg: "internal/unread", may: []string{"storage", "roomserver", "internal/..."},
+		why: "what is unread is read from the log, as far as the room server lets the reader see it"},
 	{pkg: "internal/testserver/...", may: []string{"...", "!cmd", "!config"}, leaf: true,
 		why: "it makes whole servers for tests, from options and not from settings"},
 	{pkg: "internal/gen/...", may: []string{"..."}, leaf: true,
