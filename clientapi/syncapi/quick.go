@@ -169,9 +169,12 @@ func (q *quickAnswer) room(ctx context.Context, r *quickRoom) (told, ok bool, er
 	ephemeral := q.ephemeral(r, t)
 	told = told || ephemeral || r.own && q.UnreadNow != nil
 	if told && q.UnreadNow != nil {
-		u, ok := q.UnreadNow(q.req.user, r.id, q.news.Head.Pos)
-		if !ok {
-			return false, false, nil
+		if r.own {
+			return false, false, nil // what is read now must be counted
+		}
+		u, ok, err := q.UnreadNow(ctx, q.req.user, r.id, q.req.since.Pos, q.news.Head.Pos)
+		if err != nil || !ok {
+			return false, false, err
 		}
 		o.unread(&u, q.req.filter.Room.Timeline.UnreadThreads)
 	}

@@ -81,9 +81,9 @@ type Options struct {
 	Presence func(user id.UserID) Presence
 	// Unread counts what a user, who is joined, has not read in a room; nil where nobody counts.
 	Unread func(tx *storage.Tx, user id.UserID, room *storage.Room) (unread.Counts, error)
-	// UnreadNow is Unread as of a position of the log, from memory, where it can be told from
-	// that (ok). Answers that many wait for are much cheaper with it; nil does without.
-	UnreadNow func(user id.UserID, room id.RoomID, at id.Pos) (u unread.Counts, ok bool)
+	// UnreadNow is Unread from memory, where it can be told from there, for a user of whom it
+	// is known that no receipt and no rule has changed after since and up to at.
+	UnreadNow func(ctx context.Context, user id.UserID, room id.RoomID, since, at id.Pos) (u unread.Counts, ok bool, err error)
 	// Now is the clock.
 	Now func() time.Time
 	Log *slog.Logger

@@ -32,7 +32,7 @@ func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (*heart
 
 // newSync makes /sync.
 func newSync(cfg *config.Config, h *hearts, hub *stream.Hub, counter *unread.Counter, log *slog.Logger) (*syncapi.API, error) {
-	o := syncapi.Options{DB: h.db, Rooms: h.rooms, Hub: hub, Users: h.users, Unread: counter.Count, Log: log.With(packageKey, "sync")}
+	o := syncapi.Options{DB: h.db, Rooms: h.rooms, Hub: hub, Users: h.users, Unread: counter.Count, UnreadNow: counter.Now, Log: log.With(packageKey, "sync")}
 	if cfg.Presence != config.PresenceOff {
 		o.Presence = func(user id.UserID) syncapi.Presence { return syncapi.Presence(h.users.GetPresence(user)) }
 	}

@@ -45,8 +45,10 @@ type list struct {
 	counted bool
 	version rulesVersion
 	at      storage.Ord
-	read    marks
-	items   []item
+	// seen is the position of the log up to which receipts and rules are taken into account.
+	seen  id.Pos
+	read  marks
+	items []item
 
 	// These two belong to lists.
 	weight    int
@@ -62,6 +64,14 @@ func (l *list) markRead(m marks) {
 	if moved {
 		l.items = slices.DeleteFunc(l.items, func(i item) bool { return i.ord <= l.read.in(i.thread) })
 	}
+}
+
+// add adds a notification; the oldest makes room for it where there are too many.
+func (l *list) add(i item) {
+	if len(l.items) >= maxScan {
+		l.items = slices.Delete(l.items, 0, 1)
+	}
+	l.items = append(l.items, i)
 }
 
 func (l *list) remove(event storage.EventNID) {

@@ -30,10 +30,15 @@ type reader struct {
 
 // update brings a list up to the snapshot. One that was there already stays as it is.
 func (r *reader) update(l *list) error {
+	pos, err := r.tx.GetPos()
+	if err != nil {
+		return err
+	}
 	read, err := r.receipts()
 	if err != nil {
 		return err
 	}
+	l.seen = max(l.seen, pos)
 	if !l.counted || l.version != r.rules.version {
 		return r.recount(l, read)
 	}
@@ -67,10 +72,7 @@ func (r *reader) update(l *list) error {
 			return err
 		}
 		if found != nil {
-			if len(l.items) >= maxScan {
-				l.items = slices.Delete(l.items, 0, 1)
-			}
-			l.items = append(l.items, *found)
+			l.add(*found)
 		}
 		l.at = row.Ord
 	}

@@ -47,6 +47,7 @@ type Counter struct {
 	events *lru.Cache[storage.EventNID, *event]
 	rules  *lru.Cache[id.UserID, *rules]
 	lists  *lists
+	tails  *lru.Cache[id.RoomID, *tail]
 }
 
 // New makes a Counter.
@@ -66,7 +67,11 @@ func New(db *storage.DB, rooms *roomserver.Server) (*Counter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("unread: %w", err)
 	}
-	return &Counter{db: db, rooms: rooms, events: events, rules: rules, lists: lists}, nil
+	tails, err := newTails()
+	if err != nil {
+		return nil, fmt.Errorf("unread: %w", err)
+	}
+	return &Counter{db: db, rooms: rooms, events: events, rules: rules, lists: lists, tails: tails}, nil
 }
 
 // Count counts what a user has not read in a room, as the snapshot has it. There is nothing
