@@ -274,6 +274,10 @@ func (a *API) send(ctx context.Context, r *httpapi.Request, in *sendRequest) (*e
 		Room: in.RoomID, Sender: r.Caller.User, Type: in.EventType, Content: in.Content,
 		Txn: roomserver.Txn{DeviceNID: r.Caller.DeviceNID, ID: in.TxnID, Scope: "send " + string(in.RoomID) + " " + in.EventType},
 	})
+	if err == nil {
+		// spec: client-server-api/modules/presence.md#last-active-ago
+		a.users.Active(r.Caller.User)
+	}
 	return &eventIDResponse{event}, err
 }
 

@@ -191,25 +191,33 @@ type ear struct {
 // listen runs the library's sync loop for the user until the test ends.
 func listen(t *testing.T, u *harness.User) *ear {
 	t.Helper()
-	e := &ear{events: make(chan *event.Event, 1000)}
-	syncer := mautrix.NewDefaultSyncer()
-	syncer.OnEvent(func(_ context.Context, evt *event.Event) {
-		select {
-		case e.events <- evt:
-		default: // more than any of the stories sends; wait will time out and tell
-		}
-	})
-	u.Syncer = syncer
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- u.SyncWithContext(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("%s's sync loop ended with %v", u.UserID, err)
-		}
-	})
+	e, start := prepare(u)
+	start(t)
 	return e
+}
+
+// prepare is listen in two steps: what is added to the user's syncer before start is called sees events first.
+func prepare(u *harness.User) (e *ear, start func(t *testing.T)) {
+	e = &ear{events: make(chan *event.Event, 1000)}
+	syncer := mautrix.NewDefaultSyncer()
+	u.Syncer = syncer
+	return e, func(t *testing.T) {
+		syncer.OnEvent(func(_ context.Context, evt *event.Event) {
+			select {
+			case e.events <- evt:
+			default: // more than any of the stories sends; wait will time out and tell
+			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- u.SyncWithContext(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("%s's sync loop ended with %v", u.UserID, err)
+			}
+		})
+	}
 }
 
 // wait takes events until one is the wanted.
