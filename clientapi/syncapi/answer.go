@@ -68,8 +68,9 @@ type builder struct {
 	notices      []stream.Notice
 	known, heard bool
 	ignored      map[id.UserID]bool
-	// roomData is the account data of rooms.
-	roomData map[id.RoomID][]storage.AccountData
+	// roomData is what is new of the account data, by room; wholeData all of it, where that was
+	// needed.
+	roomData, wholeData map[id.RoomID][]storage.AccountData
 	// touched are the rooms of the notices; typing are those in which somebody began or ended
 	// to type.
 	touched, typing map[id.RoomID]bool
@@ -216,14 +217,10 @@ func (b *builder) accountData() (news bool, err error) {
 		return false, err
 	}
 	f := &b.req.filter.AccountData
-	b.roomData = make(map[id.RoomID][]storage.AccountData)
+	b.roomData = byRoom(data)
 	n := 0
-	for i := range data {
-		d := &data[i]
-		if d.Room != "" {
-			b.roomData[d.Room] = append(b.roomData[d.Room], *d)
-			continue
-		}
+	for i := range b.roomData[""] {
+		d := &b.roomData[""][i]
 		if !f.Match(d.Type, b.req.user) || f.Limit > 0 && n >= f.Limit {
 			continue
 		}
@@ -325,7 +322,7 @@ func is(membership string) func(string) bool {
 // addRoomData adds the rooms of which only account data is new.
 func (b *builder) addRoomData(memberships []storage.Membership) ([]storage.Membership, error) {
 	for room := range b.roomData {
-		if b.touched[room] {
+		if room == "" || b.touched[room] {
 			continue
 		}
 		r, err := b.tx.GetRoom(room)
@@ -429,7 +426,7 @@ func (b *builder) left(m *storage.Membership) (bool, error) {
 		}
 		since = 0
 	} else if m.Pos <= since {
-		return b.req.filter.Room.IncludeLeave && len(b.roomData[m.RoomID]) > 0 && b.onlyAccountData(m.RoomID), nil
+		return b.onlyAccountData(m.RoomID)
 	}
 	before, err := b.membershipAt(m, since)
 	if err != nil {
@@ -475,9 +472,9 @@ func (b *builder) refused(m *storage.Membership) (bool, error) {
 	o.events(b.stateSection())
 	o.endEvents()
 	b.writeTimeline(events, false, m.Pos-1)
-	b.roomAccountData(m.RoomID)
+	_, err = b.roomAccountData(m.RoomID, false)
 	o.close('}')
-	return true, nil
+	return true, err
 }
 
 // stayedSince says whether a user who is not a member now, nor was at a position, was one at
@@ -505,11 +502,15 @@ func (b *builder) stayedSince(m *storage.Membership, since id.Pos) (bool, error)
 	return false, nil
 }
 
-func (b *builder) onlyAccountData(room id.RoomID) bool {
+// onlyAccountData writes a room that the user has long left.
+func (b *builder) onlyAccountData(room id.RoomID) (bool, error) {
+	if !b.req.filter.Room.IncludeLeave {
+		return false, nil
+	}
 	b.out.open('{')
-	told := b.roomAccountData(room)
+	told, err := b.roomAccountData(room, false)
 	b.out.close('}')
-	return told
+	return told, err
 }
 
 // joined writes a room that the user is in.

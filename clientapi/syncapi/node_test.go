@@ -50,9 +50,7 @@ func each(t *testing.T, run func(n *node)) {
 func newNode(t testing.TB, url string, o stream.HubOptions) *node {
 	t.Helper()
 	n := &node{TB: t}
-	o.Rooms = func(ctx context.Context, user id.UserID) ([]id.RoomID, id.Pos, error) {
-		return JoinedRooms(ctx, n.db, user)
-	}
+	o.Rooms = n.joinedRooms
 	if o.PresenceEvery == 0 {
 		o.PresenceEvery = time.Millisecond
 	}
@@ -71,11 +69,18 @@ func newNode(t testing.TB, url string, o stream.HubOptions) *node {
 	return n
 }
 
+func (n *node) joinedRooms(ctx context.Context, user id.UserID) ([]id.RoomID, id.Pos, error) {
+	return JoinedRooms(ctx, n.db, user)
+}
+
+// now is when all tests happen: ages are part of answers.
+func now() time.Time { return time.Unix(2_000_000_000, 0) }
+
 // newAPI makes a further API on the same node, with a hub of its own choice.
 func (n *node) newAPI(hub *stream.Hub) *API {
 	api, err := New(Options{DB: n.db, Rooms: n.rooms, Hub: hub, Users: n.users,
 		Presence: func(u id.UserID) Presence { return Presence(n.users.GetPresence(u)) },
-		Now:      func() time.Time { return time.Unix(2_000_000_000, 0) }})
+		Now:      now})
 	n.ok(err)
 	return api
 }

@@ -1,6 +1,7 @@
 package syncapi
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 
@@ -78,7 +79,11 @@ func (b *builder) room(c *roomChange) (told bool, err error) {
 		}
 		told, own = told || ephemeral, ownReceipt && b.Unread != nil
 	}
-	told = b.roomAccountData(c.m.RoomID) || told || own
+	data, err := b.roomAccountData(c.m.RoomID, c.whole)
+	if err != nil {
+		return false, err
+	}
+	told = told || data || own
 	if told && c.joined() {
 		if err := b.unread(c.m.Room); err != nil {
 			return false, err
@@ -291,12 +296,20 @@ func (b *builder) wants(c *roomChange, view *roomserver.View, e *storage.Timelin
 // since it was told; up to the start of the timeline, or its end. summary says that there is
 // something in it that changes the room's summary.
 func (b *builder) state(c *roomChange, room *storage.Room, t *timeline) (events []storage.Event, summary bool, err error) {
-	root, err := b.targetRoot(c, room, t)
-	if err != nil {
-		return nil, false, err
+	end := room.Root
+	if !c.joined() {
+		if end, _, _, err = b.tx.GetCurrentAt(room.NID, c.to); err != nil {
+			return nil, false, err
+		}
 	}
-	f := &b.req.filter.Room.State
-	lazy := f.LazyLoadMembers
+	root := end
+	var hidden []storage.Event
+	if !b.req.stateAfter {
+		if root, hidden, err = b.startOf(room, t, end); err != nil {
+			return nil, false, err
+		}
+	}
+	lazy := b.req.filter.Room.State.LazyLoadMembers
 	all := c.whole || b.req.fullState
 	if all {
 		events, err = b.Rooms.StateEvents(b.tx, root, !lazy)
@@ -309,7 +322,9 @@ func (b *builder) state(c *roomChange, room *storage.Room, t *timeline) (events 
 	if err != nil {
 		return nil, false, err
 	}
-	summary = slices.ContainsFunc(events, func(e storage.Event) bool { return changesSummary(e.JSON) })
+	for _, list := range [][]storage.Event{events, hidden} {
+		summary = summary || slices.ContainsFunc(list, func(e storage.Event) bool { return changesSummary(e.JSON) })
+	}
 	if lazy {
 		users := senders(t.events)
 		if all && !slices.Contains(users, b.req.user) {
@@ -318,20 +333,60 @@ func (b *builder) state(c *roomChange, room *storage.Room, t *timeline) (events 
 		if events, err = b.addMembers(root, events, users); err != nil {
 			return nil, false, err
 		}
+		if all {
+			hidden = slices.DeleteFunc(hidden, func(e storage.Event) bool {
+				f := gjson.GetManyBytes(e.JSON, "type", "state_key")
+				return f[0].Str == "m.room.member" && !slices.Contains(users, id.UserID(f[1].Str))
+			})
+		}
 	}
+	events = overlay(events, hidden)
+	slices.SortFunc(events, func(x, y storage.Event) int { return cmp.Compare(x.NID, y.NID) })
 	return b.filterState(c.m.RoomID, events), summary, nil
 }
 
-// targetRoot is the state that the client's is to become by what it is told beside the timeline.
-func (b *builder) targetRoot(c *roomChange, room *storage.Room, t *timeline) (int64, error) {
-	at := c.to
-	if len(t.events) > 0 && !b.req.stateAfter {
-		at = t.events[0].Ord - 1
-	} else if c.joined() {
-		return room.Root, nil
+// startOf is the state at the start of the timeline; and what the room's state has at the end
+// which neither that nor the timeline has: changes by events that the user may not see or
+// does not want, and what resolving a fork has brought. A client puts its picture of the
+// room together from start and timeline, so these belong to the start. What the timeline
+// would undo again is cut off it.
+func (b *builder) startOf(room *storage.Room, t *timeline, end int64) (root int64, hidden []storage.Event, err error) {
+	for {
+		if root, err = b.startRoot(room, t, end); err != nil || root == end {
+			return root, nil, err
+		}
+		if hidden, err = b.Rooms.StateDelta(b.tx, root, end); err != nil {
+			return 0, nil, err
+		}
+		shown := make(map[storage.EventNID]bool, len(t.events))
+		for i := range t.events {
+			shown[t.events[i].NID] = true
+		}
+		hidden = slices.DeleteFunc(hidden, func(e storage.Event) bool { return shown[e.NID] })
+		places := make(map[string]bool, len(hidden))
+		for i := range hidden {
+			places[placeOf(&hidden[i])] = true
+		}
+		undone := len(t.events) - 1
+		for undone >= 0 && !places[placeOf(&t.events[undone].Event)] {
+			undone--
+		}
+		if undone < 0 {
+			return root, hidden, nil
+		}
+		t.start, t.limited = t.events[undone].Ord, true
+		t.events = t.events[undone+1:]
 	}
-	root, _, ok, err := b.tx.GetCurrentAt(room.NID, at)
-	if err != nil || ok || len(t.events) == 0 {
+}
+
+// startRoot is the state before the first event of the timeline, and the one at the end
+// where the timeline is empty.
+func (b *builder) startRoot(room *storage.Room, t *timeline, end int64) (int64, error) {
+	if len(t.events) == 0 {
+		return end, nil
+	}
+	root, _, ok, err := b.tx.GetCurrentAt(room.NID, t.events[0].Ord-1)
+	if err != nil || ok {
 		return root, err
 	}
 	// The timeline begins here: with the room, or with our coming to it.
@@ -339,6 +394,27 @@ func (b *builder) targetRoot(c *roomChange, room *storage.Room, t *timeline) (in
 		return first.Root, nil
 	}
 	return 0, nil
+}
+
+// placeOf is the place in a room's state that an event takes, "" for none.
+func placeOf(e *storage.Event) string {
+	f := gjson.GetManyBytes(e.JSON, "type", "state_key")
+	if !f[1].Exists() {
+		return ""
+	}
+	return f[0].Str + "\x00" + f[1].Str
+}
+
+// overlay puts some state events over others.
+func overlay(events, over []storage.Event) []storage.Event {
+	if len(over) == 0 {
+		return events
+	}
+	places := make(map[string]bool, len(over))
+	for i := range over {
+		places[placeOf(&over[i])] = true
+	}
+	return append(slices.DeleteFunc(events, func(e storage.Event) bool { return places[placeOf(&e)] }), over...)
 }
 
 // addMembers adds the member events of some users that are not in the list.
@@ -442,12 +518,23 @@ func (b *builder) heroes(room storage.RoomNID, user id.UserID) ([]id.UserID, err
 	return out, err
 }
 
-// roomAccountData writes the user's account data of a room.
-func (b *builder) roomAccountData(room id.RoomID) bool {
+// roomAccountData writes the user's account data of a room: all, or what is new.
+func (b *builder) roomAccountData(room id.RoomID, whole bool) (bool, error) {
 	f := &b.req.filter.Room.AccountData
+	data := b.roomData[room]
+	if whole && !b.req.initial {
+		if b.wholeData == nil {
+			all, err := b.tx.ListAccountData(b.req.user, 0, b.head.Pos)
+			if err != nil {
+				return false, err
+			}
+			b.wholeData = byRoom(all)
+		}
+		data = b.wholeData[room]
+	}
 	n := 0
-	for i := range b.roomData[room] {
-		d := &b.roomData[room][i]
+	for i := range data {
+		d := &data[i]
 		if !f.MatchEvent(room, d.Type, b.req.user, false) || f.Limit > 0 && n >= f.Limit {
 			continue
 		}
@@ -460,7 +547,15 @@ func (b *builder) roomAccountData(room id.RoomID) bool {
 	if n > 0 {
 		b.out.endEvents()
 	}
-	return n > 0
+	return n > 0, nil
+}
+
+func byRoom(data []storage.AccountData) map[id.RoomID][]storage.AccountData {
+	out := make(map[id.RoomID][]storage.AccountData)
+	for _, d := range data {
+		out[d.Room] = append(out[d.Room], d)
+	}
+	return out
 }
 
 // unread writes what the user has not read in a room: all in one, or by thread where the
