@@ -108,7 +108,7 @@ func (n *node) carry(t testing.TB, version id.RoomVersion, from map[id.EventID][
 // TestConvergence has three servers change one room at random, hearing of each other late,
 // out of order and twice, and compares what they come to. PARLEY_TEST_SEED repeats one history.
 func TestConvergence(t *testing.T) {
-	runs := 20
+	runs := 12
 	first := rand.Uint64()
 	if seed, err := strconv.ParseUint(os.Getenv("PARLEY_TEST_SEED"), 10, 64); err == nil {
 		first, runs = seed, 1
