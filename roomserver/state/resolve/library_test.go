@@ -379,7 +379,7 @@ func TestAgainstLibrary(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	reasons := make(map[string]int)
-	everyRoom(t, []id.RoomVersion{"2", "6", "1", "11", "8"}, cases(t, 10_000), func(r *room, states []stateMap, got stateMap) error {
+	everyRoom(t, []id.RoomVersion{"2", "6", "1", "11", "8"}, cases(t, 20_000), func(r *room, states []stateMap, got stateMap) error {
 		lib, err := library(r, states)
 		if err != nil {
 			return err
