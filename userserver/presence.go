@@ -115,10 +115,10 @@ func (p *presence) update(user id.UserID, fn func(e *presenceEntry, now time.Tim
 	if tell {
 		e.told = now
 	}
-	n := presenceNotice(user, &e.Presence)
+	after := e.Presence
 	p.mu.Unlock()
 	if tell {
-		p.publish(n)
+		p.publish(presenceNotice(user, &after))
 	}
 }
 

@@ -136,6 +136,9 @@ func (s *Server) millis() int64 { return s.now().UnixMilli() }
 // Local says whether user is one of ours by name; there may be no such account.
 func (s *Server) Local(user id.UserID) bool { return user.Server() == s.name }
 
+// User is an account of this node, for those who may not know storage.
+type User = storage.User
+
 // GetUser is an account of ours; one that never was is M_NOT_FOUND.
 func (s *Server) GetUser(ctx context.Context, user id.UserID) (storage.User, error) {
 	u, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.User, error) { return tx.GetUser(user) })
