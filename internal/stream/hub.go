@@ -115,6 +115,11 @@ func NewHub(o HubOptions) *Hub {
 		ring: make([]entry, 0, min(o.Size, 1024)), users: make(map[id.UserID]*user),
 		rooms: make(map[id.RoomID]map[*user]struct{}), idle: list.New(),
 	}
+	// The first number is that of a notice that concerns nobody: so whoever was told of all
+	// that there is has a number, and is known to be one of ours.
+	h.head.Seq = 1
+	h.ring = append(h.ring, entry{})
+	h.woken = h.head.Seq
 	h.done.Go(func() { h.run(ctx) })
 	return h
 }
