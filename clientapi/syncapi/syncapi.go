@@ -210,7 +210,7 @@ func (a *API) sync(ctx context.Context, r *httpapi.Request, in *syncRequest, w h
 		}
 		told, known, err := a.quick(ctx, req, w, last)
 		if err == nil && !known {
-			told, err = a.answer(ctx, req, w, last)
+			told, err = aside(func() (bool, error) { return a.answer(ctx, req, w, last) })
 		}
 		if err != nil || told {
 			return err
@@ -222,6 +222,23 @@ func (a *API) sync(ctx context.Context, r *httpapi.Request, in *syncRequest, w h
 			return err
 		}
 	}
+}
+
+// aside runs fn on a goroutine of its own and waits for it. Asking the database takes a deep
+// stack, and the one of a connection would keep its size as long as the client then waits.
+func aside(fn func() (bool, error)) (told bool, err error) {
+	var panicked any
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { panicked = recover() }()
+		told, err = fn()
+	}()
+	<-done
+	if panicked != nil {
+		panic(panicked) // as the caller would have; it is caught where requests are
+	}
+	return told, err
 }
 
 // parse reads what a client asks for.
