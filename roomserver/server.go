@@ -27,6 +27,8 @@ type Options struct {
 	// Clock tells the time; nil means the system's.
 	Clock func() time.Time
 	Log   *slog.Logger
+	// Remote asks other servers; nil where this node talks to none.
+	Remote Remote
 	// StateCacheBytes bounds the memory for nodes of state trees; 0 means a good default.
 	StateCacheBytes int64
 }

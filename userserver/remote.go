@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"parley/internal/id"
+	"parley/internal/serverapi"
 )
 
 // Remote asks other servers about their users.
@@ -12,10 +13,12 @@ type Remote interface {
 	// Profile is the profile of a user of another server; field is "" for all of it.
 	Profile(ctx context.Context, user id.UserID, field string) (map[string]json.RawMessage, error)
 	// QueryKeys are the keys of users of one server; an empty list stands for all devices.
-	QueryKeys(ctx context.Context, server id.ServerName, users map[id.UserID][]id.DeviceID) (*KeyAnswer, error)
+	QueryKeys(ctx context.Context, server id.ServerName, users map[id.UserID][]id.DeviceID) (*serverapi.Keys, error)
 	// ClaimKeys takes a one-time key of each device of users of one server; a device's value is
 	// the algorithm.
 	ClaimKeys(ctx context.Context, server id.ServerName, devices map[id.UserID]map[id.DeviceID]string) (ClaimedKeys, error)
+	// UserDevices is all devices of a user with the number of their list.
+	UserDevices(ctx context.Context, user id.UserID) (*serverapi.UserDevices, error)
 }
 
 // KeyAnswer is what is known of users' keys.
@@ -32,4 +35,4 @@ type KeyAnswer struct {
 }
 
 // ClaimedKeys are one-time keys that were claimed, by their names "algorithm:id".
-type ClaimedKeys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage
+type ClaimedKeys = serverapi.OneTimeKeys
