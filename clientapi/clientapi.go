@@ -82,6 +82,7 @@ func (a *API) Routes() httpapi.Table {
 		a.pushRuleRoutes(),
 		a.notificationRoutes(),
 		a.keyRoutes(),
+		a.dehydratedRoutes(),
 		a.keyBackupRoutes(),
 		a.roomRoutes(),
 	)

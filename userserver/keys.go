@@ -40,51 +40,68 @@ type KeyUpload struct {
 //
 // spec: client-server-api/modules/end_to_end_encryption.md#uploading-keys
 func (s *Server) UploadKeys(ctx context.Context, user id.UserID, device id.DeviceID, deviceNID int64, up KeyUpload) (map[string]int, error) {
-	identity, err := checkDeviceKeys(up.DeviceKeys, user, device)
+	keys, err := up.check(user, device)
 	if err != nil {
 		return nil, err
 	}
-	oneTime, err := parseKeys(up.OneTimeKeys)
-	if err != nil {
-		return nil, err
-	}
-	fallback, err := parseKeys(up.FallbackKeys)
-	if err != nil {
-		return nil, err
-	}
-	if identity == nil && len(oneTime) == 0 && len(fallback) == 0 {
+	if keys.identity == nil && len(keys.oneTime) == 0 && len(keys.fallback) == 0 {
 		// Clients ask so for the counts.
 		return storage.Get(ctx, s.db, func(tx *storage.Tx) (map[string]int, error) { return tx.CountOneTimeKeys(deviceNID) })
 	}
 	var counts map[string]int
 	err = s.db.Write(ctx, func(tx *storage.Tx) error {
-		if identity != nil {
-			if err := putDeviceKeys(tx, user, deviceNID, identity); err != nil {
-				return err
-			}
-		}
-		if err := putOneTimeKeys(tx, deviceNID, oneTime); err != nil {
+		if err := keys.put(tx, user, deviceNID); err != nil {
 			return err
-		}
-		for i := range fallback {
-			old, _, err := tx.GetFallbackKey(deviceNID, fallback[i].Algorithm)
-			if err != nil && !errors.Is(err, storage.ErrNotFound) {
-				return err
-			}
-			if err == nil && old.KeyID == fallback[i].KeyID && bytes.Equal(old.JSON, fallback[i].JSON) {
-				continue // the same again is no fresh one
-			}
-			if err := tx.InsertFallbackKey(deviceNID, &fallback[i]); err != nil {
-				return err
-			}
-		}
-		if len(oneTime)+len(fallback) > 0 {
-			keyCountsChanged(tx, user)
 		}
 		counts, err = tx.CountOneTimeKeys(deviceNID)
 		return err
 	})
 	return counts, err
+}
+
+// checkedKeys is a KeyUpload in the form in which it is kept.
+type checkedKeys struct {
+	identity          []byte // nil for none
+	oneTime, fallback []storage.OneTimeKey
+}
+
+func (up *KeyUpload) check(user id.UserID, device id.DeviceID) (k checkedKeys, err error) {
+	if k.identity, err = checkDeviceKeys(up.DeviceKeys, user, device); err != nil {
+		return k, err
+	}
+	if k.oneTime, err = parseKeys(up.OneTimeKeys); err != nil {
+		return k, err
+	}
+	k.fallback, err = parseKeys(up.FallbackKeys)
+	return k, err
+}
+
+func (k *checkedKeys) put(tx *storage.Tx, user id.UserID, device int64) error {
+	if k.identity != nil {
+		if err := putDeviceKeys(tx, user, device, k.identity); err != nil {
+			return err
+		}
+	}
+	if err := putOneTimeKeys(tx, device, k.oneTime); err != nil {
+		return err
+	}
+	for i := range k.fallback {
+		key := &k.fallback[i]
+		old, _, err := tx.GetFallbackKey(device, key.Algorithm)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		if err == nil && old.KeyID == key.KeyID && bytes.Equal(old.JSON, key.JSON) {
+			continue // the same again is no fresh one
+		}
+		if err := tx.InsertFallbackKey(device, key); err != nil {
+			return err
+		}
+	}
+	if len(k.oneTime)+len(k.fallback) > 0 {
+		keyCountsChanged(tx, user)
+	}
+	return nil
 }
 
 // keyCountsChanged has users' devices learn how many keys they have left.

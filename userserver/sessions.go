@@ -200,6 +200,10 @@ func (s *Server) openSession(tx *storage.Tx, user id.UserID, n NewSession, fresh
 		if err := tx.DeleteTokens(d.NID); err != nil {
 			return Session{}, err
 		}
+		// Somebody holds it from now on.
+		if err := tx.DeleteDehydratedDevice(d.NID); err != nil {
+			return Session{}, err
+		}
 	} else {
 		if n.Device != "" {
 			if err := notCrossSigningKey(tx, user, n.Device); err != nil {
