@@ -84,7 +84,9 @@ func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := s.build(&w.room, d, prev, auth, w.room.Depth+1)
+	// An event of another server may have the largest depth that there is.
+	depth := min(w.room.Depth+1, maxDepth)
+	e, err := s.build(&w.room, d, prev, auth, depth)
 	if err != nil {
 		return nil, err
 	}
@@ -103,10 +105,15 @@ func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
 	// The event follows all that it names; what was left out stays an extremity.
 	left := w.room.Extremities[:max(0, len(w.room.Extremities)-maxPrevEvents)]
 	w.room.Extremities = append(slices.Clone(left), storage.Extremity{NID: e.NID, ID: e.ID})
-	w.room.Depth++
+	w.room.Depth = depth
 	w.dirty = true
 	return e, s.place(w, e, e.Root)
 }
+
+// maxDepth is the largest integer that an event may have.
+//
+// spec: appendices.md#canonical-json
+const maxDepth = 1<<53 - 1
 
 // maxPrevEvents bounds the prev_events of an event; what is left out stays a forward
 // extremity until the next.

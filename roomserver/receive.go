@@ -55,8 +55,8 @@ func Parse(version id.RoomVersion, raw []byte) (gomatrixserverlib.PDU, error) {
 	if len(pdu.PrevEventIDs()) > maxPrevEvents || len(pdu.AuthEventIDs()) > maxAuthEvents+1 {
 		return nil, matrixerr.New(matrixerr.BadJSON, "The event names too many previous or auth events.")
 	}
-	if pdu.Depth() < 0 {
-		return nil, matrixerr.New(matrixerr.BadJSON, "The event has a negative depth.")
+	if pdu.Depth() < 0 || pdu.Depth() > maxDepth {
+		return nil, matrixerr.New(matrixerr.BadJSON, "The event has a depth that none can have.")
 	}
 	return pdu, nil
 }
@@ -227,7 +227,9 @@ func (s *Server) stateBefore(w *work, e *event, before []id.EventID) (int64, err
 		if err != nil {
 			return 0, err
 		}
-		if absent || row.Room != w.room.NID || row.Status == storage.Outlier {
+		// What was rejected as part of an auth chain has no state of its own.
+		placeless := row.Status == storage.Outlier || row.Status == storage.Rejected && row.Root == 0
+		if absent || row.Room != w.room.NID || placeless {
 			missing.Prev = append(missing.Prev, id.EventID(prev))
 			continue
 		}

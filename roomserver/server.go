@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/matrix-org/gomatrixserverlib"
 
 	"parley/internal/id"
@@ -49,6 +50,9 @@ type Server struct {
 	resolver       *resolve.Resolver
 	events         *eventCache
 	authSets       *authCache
+	acls           *lru.Cache[storage.EventNID, *acl]
+	remote         Remote // nil: this node talks to no other
+	intake         intake
 }
 
 // New makes a room server that is ready to use.
@@ -76,11 +80,16 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	acls, err := newACLCache()
+	if err != nil {
+		return nil, err
+	}
 	tree := state.New(state.NewCache(o.StateCacheBytes))
 	return &Server{
 		db: o.DB, name: o.Name, keyID: o.KeyID, key: o.Key, defaultVersion: o.DefaultVersion,
 		clock: o.Clock, log: o.Log,
 		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
+		acls: acls, remote: o.Remote, intake: newIntake(),
 	}, nil
 }
 

@@ -93,6 +93,22 @@ func (tx *Tx) ListEvents(events []id.EventID) ([]Event, error) {
 	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE event_id = ANY($1)`, sqldb.Array(events))
 }
 
+// ListEventStatuses says what is made of those of the given events that there are.
+func (tx *Tx) ListEventStatuses(events []id.EventID) (map[id.EventID]EventStatus, error) {
+	out := make(map[id.EventID]EventStatus, len(events))
+	if len(events) == 0 {
+		return out, nil
+	}
+	_, err := sqldb.List(tx.Tx, func(row sqldb.Scanner) (struct{}, error) {
+		var event id.EventID
+		var status EventStatus
+		err := row.Scan(&event, &status)
+		out[event] = status
+		return struct{}{}, err
+	}, `SELECT event_id, status FROM events WHERE event_id = ANY($1)`, sqldb.Array(events))
+	return out, err
+}
+
 // ListEventsByNID are those of the given events that there are, in no order.
 func (tx *Tx) ListEventsByNID(nids []EventNID) ([]Event, error) {
 	switch len(nids) {

@@ -34,6 +34,15 @@ func EachURL(t *testing.T, run func(t *testing.T, url string)) {
 	t.Run("postgres", func(t *testing.T) { run(t, Postgres(t)) })
 }
 
+// Another is the URL of a further empty database of the same kind.
+func Another(t *testing.T, url string) string {
+	t.Helper()
+	if filepath.IsAbs(url) {
+		return filepath.Join(t.TempDir(), "another.db")
+	}
+	return Postgres(t)
+}
+
 // Open opens a database and closes it at the end of the test.
 func Open(t testing.TB, url string, publish func(stream.Notice)) *storage.DB {
 	t.Helper()

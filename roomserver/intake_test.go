@@ -1,0 +1,428 @@
+package roomserver
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/matrix-org/gomatrixserverlib"
+
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/internal/serverapi"
+	"parley/internal/signedjson"
+	"parley/storage"
+	"parley/storage/storagetest"
+)
+
+// peer is another node as it is asked over the network: it tells all that it has. Its
+// methods that no test needs are nil.
+type peer struct {
+	Remote
+	node  *node
+	asked []string
+	// silent peers answer nothing, liars something else.
+	silent bool
+	lie    func([]json.RawMessage) []json.RawMessage
+}
+
+var errSilent = errors.New("no answer")
+
+func (p *peer) VerifyJSONs(_ context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
+	out := make([]gomatrixserverlib.VerifyJSONResult, len(requests))
+	for i, r := range requests {
+		seed := make([]byte, 32)
+		copy(seed, r.ServerName)
+		public := ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
+		out[i].Error = gomatrixserverlib.VerifyJSON(string(r.ServerName), "ed25519:1", public, r.Message)
+	}
+	return out, nil
+}
+
+func (p *peer) event(event id.EventID) (raw json.RawMessage, found storage.Event) {
+	err := p.node.db.Read(context.Background(), func(tx *storage.Tx) (err error) {
+		found, err = tx.GetEvent(event)
+		return err
+	})
+	if err != nil {
+		return nil, found
+	}
+	return found.JSON, found
+}
+
+func (p *peer) MissingEvents(_ context.Context, _ id.ServerName, room id.RoomID, r serverapi.MissingEvents) ([]json.RawMessage, error) {
+	p.asked = append(p.asked, "missing")
+	if p.silent {
+		return nil, errSilent
+	}
+	var out []json.RawMessage
+	next := slices.Clone(r.Latest)
+	seen := make(map[id.EventID]bool)
+	for len(next) > 0 && len(out) < min(r.Limit, 7) {
+		raw, _ := p.event(next[0])
+		next = next[1:]
+		pdu, err := Parse(p.version(room), raw)
+		if err != nil {
+			return nil, err
+		}
+		for _, prev := range pdu.PrevEventIDs() {
+			e := id.EventID(prev)
+			if !seen[e] && !slices.Contains(r.Earliest, e) {
+				seen[e] = true
+				next = append(next, e)
+				raw, _ := p.event(e)
+				out = append(out, raw)
+			}
+		}
+	}
+	if p.lie != nil {
+		out = p.lie(out)
+	}
+	return out, nil
+}
+
+func (p *peer) version(room id.RoomID) (v id.RoomVersion) {
+	_ = p.node.db.Read(context.Background(), func(tx *storage.Tx) error {
+		r, err := tx.GetRoom(room)
+		v = r.Version
+		return err
+	})
+	return v
+}
+
+// before is the state before an event.
+func (p *peer) before(event id.EventID) (ids []id.EventID, raw []json.RawMessage) {
+	_ = p.node.db.Read(context.Background(), func(tx *storage.Tx) error {
+		row, err := tx.GetEvent(event)
+		if err != nil {
+			return err
+		}
+		room, err := tx.GetRoomByNID(row.Room)
+		if err != nil {
+			return err
+		}
+		e, err := parseEvent(room.Version, row)
+		if err != nil {
+			return err
+		}
+		prev, err := tx.GetEvent(id.EventID(e.PrevEventIDs()[0]))
+		if err != nil {
+			return err
+		}
+		events, err := p.node.StateEvents(tx, prev.Root, true)
+		for _, e := range events {
+			ids = append(ids, e.ID)
+			raw = append(raw, json.RawMessage(e.JSON))
+		}
+		return err
+	})
+	return ids, raw
+}
+
+func (p *peer) StateIDs(_ context.Context, _ id.ServerName, _ id.RoomID, event id.EventID) (*serverapi.StateIDs, error) {
+	p.asked = append(p.asked, "state_ids")
+	if p.silent {
+		return nil, errSilent
+	}
+	ids, _ := p.before(event)
+	return &serverapi.StateIDs{PDUs: ids}, nil
+}
+
+func (p *peer) State(_ context.Context, _ id.ServerName, _ id.RoomID, event id.EventID) (*serverapi.State, error) {
+	p.asked = append(p.asked, "state")
+	_, raw := p.before(event)
+	return &serverapi.State{PDUs: raw}, nil
+}
+
+func (p *peer) Event(_ context.Context, _ id.ServerName, event id.EventID) (json.RawMessage, error) {
+	p.asked = append(p.asked, "event")
+	raw, _ := p.event(event)
+	return raw, nil
+}
+
+func (p *peer) EventAuth(_ context.Context, _ id.ServerName, room id.RoomID, event id.EventID) ([]json.RawMessage, error) {
+	p.asked = append(p.asked, "event_auth")
+	if p.silent {
+		return nil, errSilent
+	}
+	_, raw := p.before(event)
+	return raw, nil
+}
+
+// pair is two nodes that share a room, as far as each other's events have been carried.
+type pair struct {
+	a, b *node
+	peer *peer // a, as b asks it
+	room id.RoomID
+}
+
+func eachPair(t *testing.T, version id.RoomVersion, run func(t *testing.T, p *pair)) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		ctx := context.Background()
+		a := newNode(t, "a", url)
+		p := &pair{a: a, peer: &peer{node: a}}
+		second := storagetest.Open(t, storagetest.Another(t, url), nil)
+		seed := make([]byte, 32)
+		copy(seed, "b")
+		s, err := New(Options{DB: second, Name: "b", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed), DefaultVersion: "12", Remote: p.peer})
+		ok(t, err)
+		p.b = &node{s, id.NewUserID("u", "b")}
+		p.room, err = a.Create(ctx, CreateRequest{Creator: a.user, Version: version, Preset: "public_chat"})
+		ok(t, err)
+		ok(t, p.b.AddRoom(ctx, p.room, version))
+		for _, e := range a.events(t, p.room) {
+			pdu, err := Parse(version, e.JSON)
+			ok(t, err)
+			ok(t, p.b.Receive(ctx, pdu))
+		}
+		run(t, p)
+	})
+}
+
+// say has a send a message, or b's copy of it.
+func (p *pair) say(t *testing.T, text string) json.RawMessage {
+	t.Helper()
+	e, err := p.a.Send(context.Background(), SendRequest{Room: p.room, Sender: p.a.user, Type: "m.room.message",
+		Content: fmt.Appendf(nil, `{"body":%q}`, text)})
+	ok(t, err)
+	raw, _ := p.peer.event(e)
+	return raw
+}
+
+func (p *pair) topic(t *testing.T, text string) json.RawMessage {
+	t.Helper()
+	e, err := p.a.Send(context.Background(), SendRequest{Room: p.room, Sender: p.a.user, Type: "m.room.topic", StateKey: new(string),
+		Content: fmt.Appendf(nil, `{"topic":%q}`, text)})
+	ok(t, err)
+	raw, _ := p.peer.event(e)
+	return raw
+}
+
+func (p *pair) take(t *testing.T, events ...json.RawMessage) []Taken {
+	t.Helper()
+	taken, err := p.b.Take(context.Background(), "a", events)
+	ok(t, err)
+	if len(taken) != len(events) {
+		t.Fatalf("%d results for %d events", len(taken), len(events))
+	}
+	return taken
+}
+
+func (p *pair) same(t *testing.T) {
+	t.Helper()
+	if a, b := p.a.state(t, p.room), p.b.state(t, p.room); !slices.Equal(a, b) {
+		t.Errorf("a has\n%q\nand b\n%q", a, b)
+	}
+}
+
+func TestTake(t *testing.T) {
+	for _, version := range []id.RoomVersion{"1", "6", "10", "12"} {
+		t.Run("version "+string(version), func(t *testing.T) {
+			eachPair(t, version, func(t *testing.T, p *pair) {
+				first, second := p.say(t, "one"), p.topic(t, "two")
+				for range 2 { // the same again is as good
+					for _, r := range p.take(t, first, second) {
+						if r.Err != nil || r.Event == "" {
+							t.Errorf("%s: %v", r.Event, r.Err)
+						}
+					}
+				}
+				p.same(t)
+				if len(p.peer.asked) > 0 {
+					t.Errorf("asked for %q", p.peer.asked)
+				}
+
+				// A gap is filled in pages, oldest first.
+				for i := range 30 {
+					p.topic(t, fmt.Sprint("missed ", i))
+					p.say(t, fmt.Sprint("missed ", i))
+				}
+				for _, r := range p.take(t, p.say(t, "last")) {
+					ok(t, r.Err)
+				}
+				p.same(t)
+				if a, b := len(p.a.events(t, p.room)), len(p.b.events(t, p.room)); a != b {
+					t.Errorf("a shows %d events, b %d", a, b)
+				}
+				if slices.Contains(p.peer.asked, "state_ids") {
+					t.Errorf("asked for %q", p.peer.asked)
+				}
+			})
+		})
+	}
+}
+
+// TestTakeWithState is a gap that nobody fills.
+func TestTakeWithState(t *testing.T) {
+	for _, changes := range []int{3, maxFetches + 10} {
+		t.Run(fmt.Sprint(changes, " changes"), func(t *testing.T) {
+			eachPair(t, "10", func(t *testing.T, p *pair) {
+				p.peer.lie = func([]json.RawMessage) []json.RawMessage { return nil }
+				for i := range changes {
+					key := fmt.Sprint(i)
+					_, err := p.a.Send(context.Background(), SendRequest{Room: p.room, Sender: p.a.user, Type: "m.test", StateKey: &key, Content: []byte(`{}`)})
+					ok(t, err)
+				}
+				for _, r := range p.take(t, p.say(t, "last")) {
+					ok(t, r.Err)
+				}
+				if got, want := slices.Contains(p.peer.asked, "state"), changes > maxFetches; got != want {
+					t.Errorf("asked for the whole state: %v; %q", got, p.peer.asked)
+				}
+				p.same(t)
+				// And on it goes.
+				for _, r := range p.take(t, p.topic(t, "on")) {
+					ok(t, r.Err)
+				}
+				p.same(t)
+			})
+		})
+	}
+}
+
+// TestTakeHostile gives a node what no honest server sends; none of it changes the room.
+func TestTakeHostile(t *testing.T) {
+	eachPair(t, "10", func(t *testing.T, p *pair) {
+		ctx := context.Background()
+		before, shown := p.b.state(t, p.room), len(p.b.events(t, p.room))
+		good := p.say(t, "good")
+		change := func(fn func(map[string]any)) json.RawMessage {
+			var fields map[string]any
+			ok(t, json.Unmarshal(good, &fields))
+			fn(fields)
+			raw, err := json.Marshal(fields)
+			ok(t, err)
+			return raw
+		}
+		forged := func(fn func(map[string]any)) json.RawMessage { // signed well, by a
+			var fields map[string]any
+			ok(t, json.Unmarshal(good, &fields))
+			delete(fields, "signatures")
+			delete(fields, "hashes")
+			fn(fields)
+			return sign(t, "a", fields)
+		}
+		many := func(n int) (out []string) {
+			for i := range n {
+				out = append(out, fmt.Sprintf("$%043d", i))
+			}
+			return out
+		}
+		p.peer.silent = true
+		for name, c := range map[string]struct {
+			raw  json.RawMessage
+			code matrixerr.Code // "": rejected or missing
+		}{
+			"no JSON":         {json.RawMessage(`{`), matrixerr.NotFound},
+			"no event":        {json.RawMessage(`{"room_id":"` + string(p.room) + `"}`), matrixerr.BadJSON},
+			"unknown room":    {change(func(f map[string]any) { f["room_id"] = "!other:a" }), matrixerr.NotFound},
+			"no signature":    {change(func(f map[string]any) { f["signatures"] = map[string]any{} }), matrixerr.Forbidden},
+			"other sender":    {change(func(f map[string]any) { f["sender"] = "@u:b" }), matrixerr.Forbidden},
+			"negative depth":  {forged(func(f map[string]any) { f["depth"] = -1 }), matrixerr.BadJSON},
+			"large depth":     {change(func(f map[string]any) { f["depth"] = 1 << 60 }), matrixerr.BadJSON},
+			"many prev":       {forged(func(f map[string]any) { f["prev_events"] = many(21) }), matrixerr.BadJSON},
+			"many auth":       {forged(func(f map[string]any) { f["auth_events"] = many(30) }), matrixerr.BadJSON},
+			"unknown auth":    {forged(func(f map[string]any) { f["auth_events"] = many(2) }), ""},
+			"unknown prev":    {forged(func(f map[string]any) { f["prev_events"] = many(2) }), ""},
+			"no auth":         {forged(func(f map[string]any) { f["auth_events"] = []string{} }), ""},
+			"a second create": {forged(func(f map[string]any) { f["type"] = "m.room.create"; f["state_key"] = "" }), matrixerr.BadJSON},
+			"somebody else's join": {forged(func(f map[string]any) {
+				f["type"], f["state_key"], f["content"] = "m.room.member", "@v:a", map[string]any{"membership": "join"}
+			}), ""},
+			"a nobody's topic": {forged(func(f map[string]any) {
+				f["sender"], f["type"], f["state_key"], f["content"] = "@nobody:a", "m.room.topic", "", map[string]any{"topic": "x"}
+			}), ""},
+		} {
+			t.Run(name, func(t *testing.T) {
+				r := p.take(t, c.raw)[0]
+				var missing *MissingError
+				if c.code == "" && !errors.Is(r.Err, ErrRejected) && !errors.As(r.Err, &missing) || c.code != "" && matrixerr.CodeOf(r.Err) != c.code {
+					t.Errorf("%v", r.Err)
+				}
+				if got := p.b.state(t, p.room); !slices.Equal(got, before) || len(p.b.events(t, p.room)) != shown {
+					t.Errorf("the room is now %q", got)
+				}
+			})
+		}
+		// Whose content is not what was hashed is taken in without it.
+		changed := change(func(f map[string]any) { f["content"] = map[string]any{"body": "forged"} })
+		ok(t, p.take(t, changed)[0].Err)
+		events := p.b.events(t, p.room)
+		if last := events[len(events)-1]; string(last.JSON) == string(changed) || len(events) != shown+1 {
+			t.Errorf("shown: %s", last.JSON)
+		}
+		// A server that the room's list denies is not listened to.
+		_, err := p.a.Send(ctx, SendRequest{Room: p.room, Sender: p.a.user, Type: "m.room.server_acl", StateKey: new(string),
+			Content: []byte(`{"allow":["*"],"deny":["A"]}`)})
+		ok(t, err)
+		all := p.a.events(t, p.room)
+		p.peer.silent = false
+		ok(t, p.take(t, all[len(all)-1].JSON)[0].Err)
+		if err := p.take(t, p.say(t, "unheard"))[0].Err; matrixerr.CodeOf(err) != matrixerr.Forbidden {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// sign makes an event of fields as its server would, good or bad.
+func sign(t *testing.T, server id.ServerName, fields map[string]any) json.RawMessage {
+	t.Helper()
+	raw, err := json.Marshal(fields)
+	ok(t, err)
+	v, err := gomatrixserverlib.GetRoomVersion("10")
+	ok(t, err)
+	raw, err = signedjson.Canonical(raw)
+	ok(t, err)
+	sum := sha256.Sum256(raw)
+	fields["hashes"] = map[string]any{"sha256": base64.RawStdEncoding.EncodeToString(sum[:])}
+	raw, err = json.Marshal(fields)
+	ok(t, err)
+	redacted, err := v.RedactEventJSON(raw)
+	ok(t, err)
+	seed := make([]byte, 32)
+	copy(seed, server)
+	signed, err := gomatrixserverlib.SignJSON(string(server), "ed25519:1", ed25519.NewKeyFromSeed(seed), redacted)
+	ok(t, err)
+	var s struct {
+		Signatures json.RawMessage `json:"signatures"`
+	}
+	ok(t, json.Unmarshal(signed, &s))
+	fields["signatures"] = s.Signatures
+	raw, err = json.Marshal(fields)
+	ok(t, err)
+	return raw
+}
+
+func TestACL(t *testing.T) {
+	for _, c := range []struct {
+		content string
+		allowed []id.ServerName
+		denied  []id.ServerName
+	}{
+		{`{}`, nil, []id.ServerName{"example.org"}},
+		{`{"allow":["*"]}`, []id.ServerName{"example.org", "1.2.3.4", "[::1]:8448"}, nil},
+		{`{"allow":["*"],"allow_ip_literals":false}`, []id.ServerName{"example.org", "example.org:8448"}, []id.ServerName{"1.2.3.4", "1.2.3.4:80", "[::1]", "[::1]:8448"}},
+		{`{"allow":["*"],"allow_ip_literals":"no"}`, []id.ServerName{"1.2.3.4"}, nil},
+		{`{"allow":["*.Example.org"],"deny":["EVIL.*"]}`, []id.ServerName{"a.example.org", "A.EXAMPLE.ORG:1"}, []id.ServerName{"example.org", "evil.example.org", "Evil.example.org:8448"}},
+		{`{"allow":["*"],"deny":["evil.example.org:8448"]}`, []id.ServerName{"evil.example.org:8448"}, nil},
+		{`{"allow":"*","deny":7}`, nil, []id.ServerName{"example.org"}},
+	} {
+		a := parseACL([]byte(c.content))
+		for _, s := range c.allowed {
+			if !a.allows(s) {
+				t.Errorf("%s denies %s", c.content, s)
+			}
+		}
+		for _, s := range c.denied {
+			if a.allows(s) {
+				t.Errorf("%s allows %s", c.content, s)
+			}
+		}
+	}
+}
