@@ -41,7 +41,10 @@ type work struct {
 	room storage.Room
 	// stripped is what invited users are shown, by user.
 	stripped map[id.UserID][]byte
-	dirty    bool
+	// relay says that other servers hear of what is placed although none of our users sent
+	// it: it was handed to us for that, by one who could not or must not send it themselves.
+	relay bool
+	dirty bool
 }
 
 // lock begins a change of a room that must be there, and have a state.
@@ -174,10 +177,17 @@ func (s *Server) persist(w *work, e *event, before int64) error {
 // place makes root the room's current state, and gives the event that led to it its
 // position: in the room's timeline, and in the memberships that it changed.
 func (s *Server) place(w *work, e *event, root int64) error {
-	members, err := s.moveState(w, root)
+	others := w.room.Servers
+	members, tally, err := s.moveState(w, root)
 	if err != nil {
 		return err
 	}
+	moves, err := w.moveServers(tally)
+	if err != nil {
+		return err
+	}
+	sender := id.UserID(e.SenderID())
+	ours := (s.local(sender) || w.relay) && (others > 0 || w.room.Servers > 0 || len(moves) > 0)
 	var users, joined []id.UserID
 	for i := range members {
 		users = append(users, members[i].User)
@@ -193,7 +203,16 @@ func (s *Server) place(w *work, e *event, root int64) error {
 				return err
 			}
 		}
-		w.tx.Notify(stream.Notice{Pos: pos, Kind: stream.Event, Room: room, User: id.UserID(e.SenderID()), Users: users, Joined: joined})
+		if err := w.placeServers(moves, pos); err != nil {
+			return err
+		}
+		if ours {
+			if err := w.tx.InsertOutgoing(e.Room, pos, e.NID); err != nil {
+				return err
+			}
+		}
+		w.tx.Notify(stream.Notice{Pos: pos, Kind: stream.Event, Room: room, User: sender, Users: users, Joined: joined,
+			Away: ours || len(moves) > 0})
 		return w.tx.InsertTimeline(e.Room, storage.Ord(pos), e.NID, root)
 	})
 	return nil
@@ -216,13 +235,13 @@ func (s *Server) putState(w *work, e *event, before int64) error {
 // moveState makes root the room's current state, and brings memberships and counts up to
 // date with what that changes: one member for an ordinary join, many for a merge of forks.
 // The rows that are to be written with the change's position are returned.
-func (s *Server) moveState(w *work, root int64) ([]storage.Membership, error) {
+func (s *Server) moveState(w *work, root int64) ([]storage.Membership, serverTally, error) {
 	if root == w.room.Root {
-		return nil, nil
+		return nil, nil, nil
 	}
 	changes, err := s.tree.Diff(w.tx, state.Root(w.room.Root), state.Root(root))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var nids []storage.EventNID
 	for _, c := range changes {
@@ -234,21 +253,26 @@ func (s *Server) moveState(w *work, root int64) ([]storage.Membership, error) {
 	}
 	events, err := s.loadEvents(w.tx, w.room.Version, nids)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var members []storage.Membership
+	tally := make(serverTally)
 	for _, c := range changes {
-		m, err := s.moveMember(w, events[storage.EventNID(c.A)], events[storage.EventNID(c.B)])
+		before, after := events[storage.EventNID(c.A)], events[storage.EventNID(c.B)]
+		m, err := s.moveMember(w, before, after)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if m != nil {
 			members = append(members, *m)
+			if !m.Local {
+				tally.count(m.User.Server(), before.membership(), m.Membership)
+			}
 		}
 	}
 	w.room.Root = root
 	w.dirty = true
-	return members, nil
+	return members, tally, nil
 }
 
 // moveMember brings the counts up to date with the change of one place of the state, and

@@ -104,18 +104,15 @@ func (tx *Tx) ListSharedRooms(user id.UserID, with []id.UserID) ([]id.UserID, er
 
 // ListServers are the servers that have a member in a room.
 func (tx *Tx) ListServers(room RoomNID) ([]id.ServerName, error) {
-	seen := make(map[id.ServerName]struct{})
-	var out []id.ServerName
-	err := tx.Query(`SELECT user_id FROM memberships WHERE room_nid = $1 AND membership = 'join'`, []any{room}, func(row sqldb.Scanner) error {
-		var user id.UserID
-		if err := row.Scan(&user); err != nil {
-			return err
-		}
-		if _, ok := seen[user.Server()]; !ok {
-			seen[user.Server()] = struct{}{}
-			out = append(out, user.Server())
-		}
-		return nil
-	})
-	return out, err
+	scan := func(row sqldb.Scanner) (s id.ServerName, err error) { return s, row.Scan(&s) }
+	others, err := sqldb.List(tx.Tx, scan, `SELECT server FROM room_servers WHERE room_nid = $1 AND joined > 0`, room)
+	if err != nil {
+		return nil, err
+	}
+	var local id.UserID
+	err = tx.QueryRow(`SELECT user_id FROM memberships WHERE room_nid = $1 AND membership = 'join' AND local LIMIT 1`, []any{room}, &local)
+	if ok, err := found(err); !ok {
+		return others, err
+	}
+	return append([]id.ServerName{local.Server()}, others...), nil
 }

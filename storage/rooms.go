@@ -29,6 +29,8 @@ type Room struct {
 	Depth           int64
 	Joined, Invited int64
 	Published       bool
+	// Servers is how many other servers have members in it.
+	Servers int64
 }
 
 // Extremity is an event that no other event follows.
@@ -37,11 +39,11 @@ type Extremity struct {
 	ID  id.EventID
 }
 
-const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published`
+const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published, servers`
 
 func scanRoom(row sqldb.Scanner) (r Room, err error) {
 	var extremities string
-	if err = row.Scan(&r.NID, &r.ID, &r.Version, &r.Root, &extremities, &r.Depth, &r.Joined, &r.Invited, &r.Published); err != nil {
+	if err = row.Scan(&r.NID, &r.ID, &r.Version, &r.Root, &extremities, &r.Depth, &r.Joined, &r.Invited, &r.Published, &r.Servers); err != nil {
 		return r, err
 	}
 	r.Extremities, err = parseExtremities(extremities)
@@ -73,8 +75,8 @@ func (tx *Tx) InsertRoom(room id.RoomID, version id.RoomVersion) (Room, error) {
 
 // UpdateRoomHead writes the room's current state, extremities, depth and counts.
 func (tx *Tx) UpdateRoomHead(r *Room) error {
-	_, err := tx.Exec(`UPDATE rooms SET root = $2, extremities = $3, depth = $4, joined = $5, invited = $6 WHERE nid = $1`,
-		r.NID, r.Root, formatExtremities(r.Extremities), r.Depth, r.Joined, r.Invited)
+	_, err := tx.Exec(`UPDATE rooms SET root = $2, extremities = $3, depth = $4, joined = $5, invited = $6, servers = $7 WHERE nid = $1`,
+		r.NID, r.Root, formatExtremities(r.Extremities), r.Depth, r.Joined, r.Invited, r.Servers)
 	return err
 }
 

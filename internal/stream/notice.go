@@ -32,6 +32,8 @@ type Notice struct {
 	Users []id.UserID
 	// Joined are those of Users who are members of Room from now on; the others are not.
 	Joined []id.UserID
+	// Away says that other servers are to hear of an event.
+	Away bool
 	// Body is for typing and presence.
 	Body []byte
 }
