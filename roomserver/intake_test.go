@@ -306,7 +306,7 @@ func TestTakeHostile(t *testing.T) {
 			delete(fields, "signatures")
 			delete(fields, "hashes")
 			fn(fields)
-			return sign(t, "a", fields)
+			return signAs(t, "10", "a", fields)
 		}
 		many := func(n int) (out []string) {
 			for i := range n {
@@ -370,12 +370,12 @@ func TestTakeHostile(t *testing.T) {
 	})
 }
 
-// sign makes an event of fields as its server would, good or bad.
-func sign(t *testing.T, server id.ServerName, fields map[string]any) json.RawMessage {
+// signAs makes an event of fields as its server would, good or bad.
+func signAs(t *testing.T, version id.RoomVersion, server id.ServerName, fields map[string]any) json.RawMessage {
 	t.Helper()
 	raw, err := json.Marshal(fields)
 	ok(t, err)
-	v, err := gomatrixserverlib.GetRoomVersion("10")
+	v, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(version))
 	ok(t, err)
 	raw, err = signedjson.Canonical(raw)
 	ok(t, err)

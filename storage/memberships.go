@@ -116,3 +116,11 @@ func (tx *Tx) ListServers(room RoomNID) ([]id.ServerName, error) {
 	}
 	return append([]id.ServerName{local.Server()}, others...), nil
 }
+
+// HasLocalMember says whether a user of ours is joined to a room.
+func (tx *Tx) HasLocalMember(room RoomNID) (bool, error) {
+	var one int
+	err := tx.QueryRow(`SELECT 1 FROM memberships WHERE room_nid = $1 AND membership = 'join' AND local LIMIT 1`, []any{room}, &one)
+	ok, err := found(err)
+	return ok, err
+}
