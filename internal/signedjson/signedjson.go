@@ -140,7 +140,12 @@ func appendString(out []byte, s string) []byte {
 // canonical form.
 //
 // spec: appendices.md#signing-details
-func Signed(object []byte) ([]byte, error) {
+func Signed(object []byte) ([]byte, error) { return signed(object, Canonical) }
+
+// SignedOfOld is Signed with numbers as [CanonicalOfOld] has them.
+func SignedOfOld(object []byte) ([]byte, error) { return signed(object, CanonicalOfOld) }
+
+func signed(object []byte, canonical func([]byte) ([]byte, error)) ([]byte, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(object, &fields); err != nil {
 		return nil, fmt.Errorf("signed JSON: %w", err)
@@ -154,7 +159,42 @@ func Signed(object []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signed JSON: %w", err)
 	}
-	return Canonical(rest)
+	return canonical(rest)
+}
+
+// Sign is an object with one more signature.
+//
+// spec: appendices.md#signing-details
+func Sign(object []byte, signer, keyID string, key ed25519.PrivateKey) ([]byte, error) {
+	signed, err := Signed(object)
+	if err != nil {
+		return nil, err
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(object, &fields); err != nil {
+		return nil, fmt.Errorf("signed JSON: %w", err)
+	}
+	var signatures map[string]map[string]string
+	if old, ok := fields["signatures"]; ok {
+		if err := json.Unmarshal(old, &signatures); err != nil {
+			return nil, fmt.Errorf("signed JSON: signatures: %w", err)
+		}
+	}
+	if signatures == nil {
+		signatures = make(map[string]map[string]string)
+	}
+	if signatures[signer] == nil {
+		signatures[signer] = make(map[string]string)
+	}
+	signatures[signer][keyID] = base64.RawStdEncoding.EncodeToString(ed25519.Sign(key, signed))
+	if fields["signatures"], err = json.Marshal(signatures); err != nil {
+		return nil, fmt.Errorf("signed JSON: %w", err)
+	}
+	out, err := json.Marshal(fields)
+	if err != nil {
+		return nil, fmt.Errorf("signed JSON: %w", err)
+	}
+	return out, nil
 }
 
 // ErrSignature says that a signature is not that of the key.

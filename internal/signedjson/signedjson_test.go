@@ -2,6 +2,8 @@ package signedjson
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"testing"
 )
@@ -85,4 +87,33 @@ func FuzzCanonical(f *testing.F) {
 			t.Fatalf("%q became %q and then %q, %v", text, once, twice, err)
 		}
 	})
+}
+
+// The vectors of the specification.
+//
+// spec: appendices.md#json-signing
+func TestSign(t *testing.T) {
+	// The seed's last character has bits that are not part of it.
+	seed, err := base64.RawStdEncoding.DecodeString("YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := ed25519.NewKeyFromSeed(seed)
+	for _, tt := range []struct{ object, want string }{
+		{`{}`, `{"signatures":{"domain":{"ed25519:1":"K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"}}}`},
+		{`{"two":"Two","one":1}`, `{"one":1,"signatures":{"domain":{"ed25519:1":"KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw"}},"two":"Two"}`},
+		{`{"signatures":null}`, `{"signatures":{"domain":{"ed25519:1":"K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"}}}`},
+		{`{"signatures":{"x":{"ed25519:a":"AA"}},"unsigned":{"age":1}}`,
+			`{"signatures":{"domain":{"ed25519:1":"K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"},"x":{"ed25519:a":"AA"}},"unsigned":{"age":1}}`},
+	} {
+		got, err := Sign([]byte(tt.object), "domain", "ed25519:1", key)
+		if err != nil || string(got) != tt.want {
+			t.Errorf("%s\ngot  %s, %v\nwant %s", tt.object, got, err, tt.want)
+		}
+	}
+	for _, bad := range []string{`[]`, `null`, `{"a":1.5}`, `{"signatures":{"x":1}}`} {
+		if got, err := Sign([]byte(bad), "domain", "ed25519:1", key); err == nil {
+			t.Errorf("%s was signed: %s", bad, got)
+		}
+	}
 }
