@@ -8,7 +8,10 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"parley/config"
+	"parley/federation/remote"
 	"parley/internal/stream"
 	"parley/roomserver"
 	"parley/storage"
@@ -22,11 +25,14 @@ type hearts struct {
 	rooms *roomserver.Server
 	users *userserver.Server
 	keys  []signingKey
+	// remote is nil where the node has nothing to do with other servers.
+	remote *remote.Client
 }
 
 // openHearts connects to the database, which it makes where there is none. publish is given
-// the notices of what was written; nil means that nobody listens, as in a command.
-func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publish func(stream.Notice)) (*hearts, error) {
+// the notices of what was written; nil means that nobody listens, as in a command, which has
+// no use for metrics either.
+func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publish func(stream.Notice), metrics prometheus.Registerer) (*hearts, error) {
 	keys, err := signingKeys(cfg)
 	if err != nil {
 		return nil, err
@@ -48,18 +54,26 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 	if err != nil {
 		return nil, err
 	}
-	rooms, err := roomserver.New(roomserver.Options{
+	servers, err := newRemote(cfg, db, keys, log, metrics)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	ro := roomserver.Options{
 		DB:             db,
 		Name:           cfg.ServerName,
 		KeyID:          keys[0].ID,
 		Key:            keys[0].Key,
 		DefaultVersion: cfg.Rooms.DefaultVersion,
 		Log:            log.With(packageKey, "roomserver"),
-	})
+	}
+	if servers != nil {
+		ro.Remote = servers
+	}
+	rooms, err := roomserver.New(ro)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	users := userserver.New(userserver.Options{
+	uo := userserver.Options{
 		DB:         db,
 		ServerName: cfg.ServerName,
 		Rooms:      rooms,
@@ -68,13 +82,19 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 		NoPresence: cfg.Presence == config.PresenceOff,
 
 		RegistrationToken: cfg.Registration.Token.Reveal(),
-	})
-	return &hearts{db, rooms, users, keys}, nil
+	}
+	if servers != nil {
+		uo.Remote = servers
+	}
+	return &hearts{db, rooms, userserver.New(uo), keys, servers}, nil
 }
 
 // close ends what runs, and writes what was accepted.
 func (h *hearts) close() error {
 	h.users.Close()
+	if h.remote != nil {
+		h.remote.Close()
+	}
 	return h.db.Close()
 }
 
@@ -92,7 +112,7 @@ func (m *Main) withHearts(ctx context.Context, create bool, fn func(context.Cont
 	}
 	logging := cfg.Logging
 	logging.Level = config.LevelWarn
-	h, err := openHearts(ctx, cfg, newLogger(m.Stderr, logging), nil)
+	h, err := openHearts(ctx, cfg, newLogger(m.Stderr, logging), nil, nil)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func TestUserCommandsBesideAServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := openHearts(t.Context(), cfg, slog.New(slog.DiscardHandler), nil)
+	h, err := openHearts(t.Context(), cfg, slog.New(slog.DiscardHandler), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

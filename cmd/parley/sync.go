@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"parley/clientapi/syncapi"
 	"parley/config"
 	"parley/internal/id"
@@ -12,7 +14,7 @@ import (
 )
 
 // openNode connects to the database and starts what wakes those who wait for news of it.
-func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (*hearts, *stream.Hub, error) {
+func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger, metrics prometheus.Registerer) (*hearts, *stream.Hub, error) {
 	var h *hearts
 	hub := stream.NewHub(stream.HubOptions{
 		// The hub asks only of users whom a notice is about, and there are none before all is open.
@@ -22,7 +24,7 @@ func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (*heart
 		Log: log.With(packageKey, "stream"),
 	})
 	broker := stream.NewBroker(hub.Publish)
-	h, err := openHearts(ctx, cfg, log, broker.Publish)
+	h, err := openHearts(ctx, cfg, log, broker.Publish, metrics)
 	if err != nil {
 		hub.Close()
 		return nil, nil, err

@@ -16,6 +16,7 @@ import (
 
 	"parley/clientapi"
 	"parley/config"
+	"parley/federation"
 	"parley/internal/httpapi"
 	"parley/internal/stream"
 	"parley/internal/unread"
@@ -24,21 +25,21 @@ import (
 // run is the node: it makes all parts, connects them, and returns when ctx is done and all
 // of them have ended. It calls ready once, when clients can connect.
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(net.Addr)) (err error) {
-	h, hub, err := openNode(ctx, cfg, log)
+	metrics := prometheus.NewRegistry()
+	h, hub, err := openNode(ctx, cfg, log, metrics)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
 	defer hub.Close()
 
-	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "parley_storage_transactions_total",
 			Help: "Write transactions, each with one sync of the disk."}, func() float64 { return float64(h.db.Stats().Groups) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "parley_storage_writes_total",
 			Help: "Writes that shared those transactions."}, func() float64 { return float64(h.db.Stats().Functions) }))
-	faces, err := clientFaces(cfg, h, hub, log, metrics)
+	faces, servers, err := newFaces(cfg, h, hub, log, metrics)
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 	})
 	mux.Handle("/", faces)
 
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
 	running := 1
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -67,7 +68,24 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 		figures.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		go func() { ended <- listen(ctx, l, figures, log.With(packageKey, "metrics"), func(net.Addr) {}) }()
 	}
-	go func() { ended <- listen(ctx, cfg.Listeners.Client, mux, log.With(packageKey, "http"), ready) }()
+	up := make(chan struct{})
+	if servers != nil {
+		running++
+		go func() {
+			ended <- listen(ctx, cfg.Listeners.Federation, servers, log.With(packageKey, "http"), func(net.Addr) { close(up) })
+		}()
+	} else {
+		close(up)
+	}
+	go func() {
+		ended <- listen(ctx, cfg.Listeners.Client, mux, log.With(packageKey, "http"), func(addr net.Addr) {
+			select {
+			case <-up: // so that all can connect
+				ready(addr)
+			case <-ctx.Done():
+			}
+		})
+	}()
 	for range running {
 		err = errors.Join(err, <-ended)
 		cancel() // one that cannot listen ends the others
@@ -75,11 +93,19 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 	return err
 }
 
-// clientFaces is everything that clients may ask for.
-func clientFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, metrics prometheus.Registerer) (http.Handler, error) {
+// newFaces are the APIs: what is served to clients, and to other servers too unless they have a
+// listener of their own; then what is served there.
+func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, metrics prometheus.Registerer) (clients, servers http.Handler, err error) {
+	serverRoutes, serverOptions := serverFaces(cfg, h, log, metrics)
+	if cfg.Listeners.Federation.Address != "" {
+		if servers, err = newServerAPI(serverOptions, serverRoutes, cfg); err != nil {
+			return nil, nil, err
+		}
+		serverRoutes = nil
+	}
 	counter, err := unread.New(h.db, h.rooms)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	client, err := clientapi.New(clientapi.Options{
 		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Unread: counter, Epoch: h.db.Epoch(),
@@ -88,30 +114,26 @@ func clientFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logge
 		TURN:         clientapi.TURN{URIs: cfg.TURN.URIs, SharedSecret: cfg.TURN.SharedSecret.Reveal(), Lifetime: cfg.TURN.Lifetime},
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	o := httpapi.Options{
-		Log:            log.With(packageKey, "http"),
-		Authenticate:   client.Authenticate,
-		MaxBody:        int64(cfg.Limits.BodySize),
-		TrustedProxies: cfg.Listeners.TrustedProxies,
-		Metrics:        metrics,
+	sync, err := newSync(cfg, h, hub, counter, log)
+	if err != nil {
+		return nil, nil, err
 	}
+	o := serverOptions
+	o.Authenticate = client.Authenticate
+	o.MaxBody = int64(cfg.Limits.BodySize)
 	if r := cfg.RateLimits; r.Enabled {
 		limit := func(r config.Rate) httpapi.Limit { return httpapi.Limit{PerSecond: r.PerSecond, Burst: r.Burst} }
 		o.Rates = map[httpapi.Rate]httpapi.Limit{
 			httpapi.RateLogin: limit(r.Login), httpapi.RateRegister: limit(r.Registration), httpapi.RateSend: limit(r.Sending),
 		}
 	}
-	sync, err := newSync(cfg, h, hub, counter, log)
+	api, err := httpapi.New(o, client.Routes(), sync.Routes(), serverRoutes, federation.WellKnown(cfg.WellKnown.Server))
 	if err != nil {
-		return nil, err
+		return nil, nil, fmt.Errorf("client API: %w", err)
 	}
-	api, err := httpapi.New(o, client.Routes(), sync.Routes())
-	if err != nil {
-		return nil, fmt.Errorf("client API: %w", err)
-	}
-	return api, nil
+	return api, servers, nil
 }
 
 // registration is who may make an account.

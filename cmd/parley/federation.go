@@ -1,0 +1,85 @@
+package main
+
+import (
+	"crypto/tls"
+	"encoding/base64"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"parley/config"
+	"parley/federation"
+	"parley/federation/remote"
+	"parley/federation/remote/keyring"
+	"parley/internal/httpapi"
+	"parley/internal/outgoing"
+	"parley/storage"
+)
+
+// newRemote makes what asks other servers; nil where the node is to have nothing to do with any.
+func newRemote(cfg *config.Config, db *storage.DB, keys []signingKey, log *slog.Logger, metrics prometheus.Registerer) (*remote.Client, error) {
+	f := &cfg.Federation
+	if !f.Enabled {
+		return nil, nil
+	}
+	o := remote.Options{
+		DB: db, Name: cfg.ServerName, OldKeys: make(map[string]keyring.Key), Notaries: f.Notaries,
+		Policy:    remote.Policy{Allow: f.AllowServers, Deny: f.DenyServers},
+		Dial:      outgoing.New(cfg.Outgoing.DenyNetworks, cfg.Outgoing.AllowNetworks).DialContext,
+		TLS:       remoteTLS(cfg),
+		UserAgent: "Parley/" + buildVersion(),
+		Log:       log.With(packageKey, "remote"),
+		Metrics:   metrics,
+	}
+	for _, k := range keys {
+		o.Keys = append(o.Keys, keyring.SigningKey(k))
+	}
+	for _, k := range f.OldSigningKeys {
+		public, err := base64.RawStdEncoding.DecodeString(k.PublicKey)
+		if err != nil {
+			return nil, fmt.Errorf("old signing key %s: %w", k.ID, err)
+		}
+		o.OldKeys[k.ID] = keyring.Key{Public: public, Expired: k.Expired.UnixMilli()}
+	}
+	return remote.New(o)
+}
+
+// remoteTLS says how the certificates of other servers are checked: by the authorities that the
+// machine trusts, or SSL_CERT_FILE names.
+func remoteTLS(cfg *config.Config) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: !cfg.Federation.VerifyTLS}
+}
+
+// serverFaces is everything that other servers may ask for, and nil where there is nothing.
+func serverFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics prometheus.Registerer) (httpapi.Table, httpapi.Options) {
+	o := httpapi.Options{
+		Log:            log.With(packageKey, "http"),
+		TrustedProxies: cfg.Listeners.TrustedProxies,
+		Metrics:        metrics,
+	}
+	if h.remote == nil {
+		return nil, o
+	}
+	o.VerifyServer = h.remote.VerifyRequest
+	return federation.New(federation.Options{Remote: h.remote, Version: buildVersion()}).Routes(), o
+}
+
+// newServerAPI is the API of a listener that is for other servers alone.
+func newServerAPI(o httpapi.Options, routes httpapi.Table, cfg *config.Config) (http.Handler, error) {
+	api, err := httpapi.New(o, routes, federation.WellKnown(cfg.WellKnown.Server))
+	if err != nil {
+		return nil, fmt.Errorf("server API: %w", err)
+	}
+	return api, nil
+}
+
+// buildVersion is the program's version, as far as it knows.
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
