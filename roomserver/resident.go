@@ -193,6 +193,7 @@ func (s *Server) TakeMember(ctx context.Context, origin id.ServerName, room id.R
 		if err != nil {
 			return err
 		}
+		w.relay = true
 		refused, err := s.accept(w, pdu, nil)
 		if err != nil {
 			return err
@@ -203,9 +204,6 @@ func (s *Server) TakeMember(ctx context.Context, origin id.ServerName, room id.R
 		}
 		if refused || row.Status != storage.Accepted {
 			return matrixerr.New(matrixerr.Forbidden, "The room's rules do not allow the event.")
-		}
-		if err := tx.InsertRelay(row.NID); err != nil {
-			return err
 		}
 		return w.finish()
 	})
@@ -292,7 +290,7 @@ func (s *Server) JoinAnswer(ctx context.Context, room id.RoomID, event id.EventI
 
 // heroes is how many members stand for a room that has no name.
 //
-// spec: client-server-api/index.md#calculating-the-display-name-for-a-room
+// spec: client-server-api/modules/instant_messaging.md#calculating-the-display-name-for-a-room
 const heroes = 5
 
 // heroEvents are the member events from which a user's client makes a name for a room without one.
