@@ -35,6 +35,8 @@ type Options struct {
 	Registration Registration
 	WellKnown    WellKnown
 	TURN         TURN
+	// Networks are other networks that bridges lead to; nil for none.
+	Networks Networks
 	// Now is the clock; nil means the system's.
 	Now func() time.Time
 }
@@ -49,6 +51,7 @@ type API struct {
 	registration Registration
 	wellKnown    WellKnown
 	turn         TURN
+	networks     Networks
 	now          func() time.Time
 }
 
@@ -60,9 +63,12 @@ func New(o Options) (*API, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Networks == nil {
+		o.Networks = noNetworks{}
+	}
 	return &API{
 		serverName: o.ServerName, users: o.Users, rooms: o.Rooms, unread: o.Unread, epoch: o.Epoch,
-		registration: o.Registration, wellKnown: o.WellKnown, turn: o.TURN, now: o.Now,
+		registration: o.Registration, wellKnown: o.WellKnown, turn: o.TURN, networks: o.Networks, now: o.Now,
 	}, nil
 }
 
@@ -85,6 +91,11 @@ func (a *API) Routes() httpapi.Table {
 		a.dehydratedRoutes(),
 		a.keyBackupRoutes(),
 		a.roomRoutes(),
+		a.findRoutes(),
+		a.reportRoutes(),
+		a.networkRoutes(),
+		a.adminRoutes(),
+		a.oldRoutes(),
 	)
 }
 

@@ -311,7 +311,9 @@ func (s *Server) summary(tx *storage.Tx, room *storage.Room) (PublicRoom, error)
 	p.Topic = get(spec.MRoomTopic, "topic")
 	p.AvatarURL = get(spec.MRoomAvatar, "url")
 	p.CanonicalAlias = get(spec.MRoomCanonicalAlias, "alias")
-	p.JoinRule = get(spec.MRoomJoinRules, "join_rule")
+	if p.JoinRule = get(spec.MRoomJoinRules, "join_rule"); p.JoinRule == "" {
+		p.JoinRule = spec.Invite // what the rules take it for, where clients would say public
+	}
 	p.RoomType = get(spec.MRoomCreate, "type")
 	p.WorldReadable = get(spec.MRoomHistoryVisibility, "history_visibility") == "world_readable"
 	p.GuestCanJoin = get(spec.MRoomGuestAccess, "guest_access") == "can_join"

@@ -53,6 +53,7 @@ type Server struct {
 	acls           *lru.Cache[storage.EventNID, *acl]
 	remote         Remote // nil: this node talks to no other
 	intake         intake
+	remoteRooms    *remoteHierarchies
 }
 
 // New makes a room server that is ready to use.
@@ -84,12 +85,16 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	remoteRooms, err := newRemoteHierarchies()
+	if err != nil {
+		return nil, err
+	}
 	tree := state.New(state.NewCache(o.StateCacheBytes))
 	return &Server{
 		db: o.DB, name: o.Name, keyID: o.KeyID, key: o.Key, defaultVersion: o.DefaultVersion,
 		clock: o.Clock, log: o.Log,
 		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
-		acls: acls, remote: o.Remote, intake: newIntake(),
+		acls: acls, remote: o.Remote, intake: newIntake(), remoteRooms: remoteRooms,
 	}, nil
 }
 

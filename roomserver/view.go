@@ -112,6 +112,12 @@ func (v *View) findLastJoined() error {
 // Joined says whether the user is a member now.
 func (v *View) Joined() bool { return v.Member.Membership == spec.Join }
 
+// WorldReadable says whether everybody may read the room now.
+func (v *View) WorldReadable() (bool, error) {
+	now, err := v.at(v.Room.Root)
+	return now.history == "world_readable", err
+}
+
 // JoinedSince is the place of the event that began the stay of a user who is joined; it is 0
 // where that was not in the timeline.
 func (v *View) JoinedSince() (storage.Ord, error) {

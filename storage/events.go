@@ -3,6 +3,8 @@ package storage
 import (
 	"database/sql"
 
+	"github.com/tidwall/gjson"
+
 	"parley/internal/id"
 	"parley/storage/sqldb"
 )
@@ -56,10 +58,10 @@ func scanEvent(row sqldb.Scanner) (e Event, err error) {
 
 // InsertEvent adds an event and sets its number.
 func (tx *Tx) InsertEvent(e *Event) error {
-	return tx.QueryRow(`INSERT INTO events (event_id, room_nid, root, replaces, status, redacted_by, device_nid, txn_id, json)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING nid`,
+	return tx.QueryRow(`INSERT INTO events (event_id, room_nid, root, replaces, status, redacted_by, device_nid, txn_id, json, ts)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING nid`,
 		[]any{e.ID, e.Room, e.Root, nullable(e.Replaces), e.Status, nullable(e.RedactedBy),
-			nullable(e.DeviceNID), nullable(e.TxnID), string(e.JSON)}, &e.NID)
+			nullable(e.DeviceNID), nullable(e.TxnID), string(e.JSON), gjson.GetBytes(e.JSON, "origin_server_ts").Int()}, &e.NID)
 }
 
 // UpdateEventPlace writes where an event stands: the state after it, what it replaced, its status.

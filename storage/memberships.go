@@ -102,6 +102,19 @@ func (tx *Tx) ListSharedRooms(user id.UserID, with []id.UserID) ([]id.UserID, er
 		user, sqldb.Array(with))
 }
 
+// ListMutualRooms are up to limit rooms that two users are both joined to, in the order of their
+// numbers, those after the given one, and how many there are in all.
+func (tx *Tx) ListMutualRooms(a, b id.UserID, after RoomNID, limit int) (rooms []Room, total int, err error) {
+	const from = ` FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid
+		WHERE m.user_id = $1 AND m.membership = 'join' AND o.user_id = $2 AND o.membership = 'join'`
+	if err := tx.QueryRow(`SELECT COUNT(*)`+from, []any{a, b}, &total); err != nil {
+		return nil, 0, err
+	}
+	rooms, err = sqldb.List(tx.Tx, scanRoom, `SELECT `+roomColumns+` FROM rooms WHERE nid > $3 AND nid IN (SELECT m.room_nid`+from+`)
+		ORDER BY nid LIMIT $4`, a, b, after, limit)
+	return rooms, total, err
+}
+
 // ListServers are the servers that have a member in a room.
 func (tx *Tx) ListServers(room RoomNID) ([]id.ServerName, error) {
 	scan := func(row sqldb.Scanner) (s id.ServerName, err error) { return s, row.Scan(&s) }

@@ -90,6 +90,17 @@ func (tx *Tx) GetFirstOrd(room RoomNID) (ord Ord, ok bool, err error) {
 	return ord, ok, err
 }
 
+// ListNearest are up to limit events of the room's timeline by the time at which they say that
+// they were sent: those at ts and before it, the latest first, or those at ts and after it, the
+// earliest first. skip leaves out as many of them.
+func (tx *Tx) ListNearest(room RoomNID, ts int64, before bool, skip, limit int) ([]TimelineEvent, error) {
+	const query = `SELECT ` + timelineColumns + ` FROM events e JOIN timeline t ON t.event_nid = e.nid WHERE e.room_nid = $1 `
+	if before {
+		return sqldb.List(tx.Tx, scanTimelineEvent, query+`AND e.ts <= $2 ORDER BY e.ts DESC, t.ord DESC LIMIT $3 OFFSET $4`, room, ts, limit, skip)
+	}
+	return sqldb.List(tx.Tx, scanTimelineEvent, query+`AND e.ts >= $2 ORDER BY e.ts, t.ord LIMIT $3 OFFSET $4`, room, ts, limit, skip)
+}
+
 // LogEntry is an event's place in the log of the whole node.
 type LogEntry struct {
 	Pos   id.Pos

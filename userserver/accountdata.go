@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"math"
+	"slices"
 	"errors"
 
 	"parley/internal/filter"
@@ -150,6 +152,14 @@ func (s *Server) updateTags(ctx context.Context, user id.UserID, room id.RoomID,
 		}
 		return json.Marshal(map[string]Tags{"tags": tags})
 	})
+}
+
+// ListRoomAccountData is all that a user keeps here about a room.
+func (s *Server) ListRoomAccountData(ctx context.Context, user id.UserID, room id.RoomID) ([]storage.AccountData, error) {
+	all, err := storage.Get(ctx, s.db, func(tx *storage.Tx) ([]storage.AccountData, error) {
+		return tx.ListAccountData(user, 0, math.MaxInt64)
+	})
+	return slices.DeleteFunc(all, func(d storage.AccountData) bool { return d.Room != room }), err
 }
 
 // IgnoredUsers are those whom a user wants to hear nothing of.

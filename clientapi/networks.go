@@ -1,0 +1,116 @@
+package clientapi
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+
+	"parley/internal/httpapi"
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+)
+
+// Networks are other networks, to which bridges lead. What is not known of is an empty list.
+//
+// spec: client-server-api/modules/third_party_networks.md#third-party-lookups
+type Networks interface {
+	// Protocols are the networks' protocols, by name.
+	Protocols(ctx context.Context) (map[string]json.RawMessage, error)
+	// Locations are places of a network that the fields lead to, and the rooms that show them.
+	Locations(ctx context.Context, protocol string, fields url.Values) ([]json.RawMessage, error)
+	// Users are people of a network that the fields lead to, and the users who stand for them.
+	Users(ctx context.Context, protocol string, fields url.Values) ([]json.RawMessage, error)
+	// LocationsOf are the places that a room shows.
+	LocationsOf(ctx context.Context, alias id.RoomAlias) ([]json.RawMessage, error)
+	// UsersOf are the people for whom a user stands.
+	UsersOf(ctx context.Context, user id.UserID) ([]json.RawMessage, error)
+}
+
+// noNetworks is a server without application services.
+type noNetworks struct{}
+
+func (noNetworks) Protocols(context.Context) (map[string]json.RawMessage, error) {
+	return map[string]json.RawMessage{}, nil
+}
+
+func (noNetworks) Locations(context.Context, string, url.Values) ([]json.RawMessage, error) {
+	return nil, nil
+}
+
+func (noNetworks) Users(context.Context, string, url.Values) ([]json.RawMessage, error) {
+	return nil, nil
+}
+
+func (noNetworks) LocationsOf(context.Context, id.RoomAlias) ([]json.RawMessage, error) {
+	return nil, nil
+}
+
+func (noNetworks) UsersOf(context.Context, id.UserID) ([]json.RawMessage, error) { return nil, nil }
+
+func (a *API) networkRoutes() httpapi.Table {
+	const base = v3 + "/thirdparty"
+	return httpapi.Table{
+		{Method: http.MethodGet, Path: base + "/protocols", Auth: httpapi.User, Handler: httpapi.Handle(a.protocols)},
+		{Method: http.MethodGet, Path: base + "/protocol/{protocol}", Auth: httpapi.User, Handler: httpapi.Handle(a.protocol)},
+		{Method: http.MethodGet, Path: base + "/location/{protocol}", Auth: httpapi.User, Handler: httpapi.Handle(a.lookUp(a.networks.Locations))},
+		{Method: http.MethodGet, Path: base + "/user/{protocol}", Auth: httpapi.User, Handler: httpapi.Handle(a.lookUp(a.networks.Users))},
+		{Method: http.MethodGet, Path: base + "/location", Auth: httpapi.User, Handler: httpapi.Handle(a.locationsOf)},
+		{Method: http.MethodGet, Path: base + "/user", Auth: httpapi.User, Handler: httpapi.Handle(a.usersOf)},
+	}
+}
+
+func (a *API) protocols(ctx context.Context, _ *httpapi.Request, _ *empty) (map[string]json.RawMessage, error) {
+	return a.networks.Protocols(ctx)
+}
+
+type protocolRequest struct {
+	Protocol string `path:"protocol"`
+}
+
+func (a *API) protocol(ctx context.Context, _ *httpapi.Request, in *protocolRequest) (json.RawMessage, error) {
+	all, err := a.networks.Protocols(ctx)
+	if err == nil && all[in.Protocol] == nil {
+		err = matrixerr.New(matrixerr.NotFound, "Nothing here speaks the protocol %.50q.", in.Protocol)
+	}
+	return all[in.Protocol], err
+}
+
+// lookUp makes a handler of a question to the networks.
+func (a *API) lookUp(ask func(context.Context, string, url.Values) ([]json.RawMessage, error)) func(context.Context, *httpapi.Request, *protocolRequest) ([]json.RawMessage, error) {
+	return func(ctx context.Context, r *httpapi.Request, in *protocolRequest) ([]json.RawMessage, error) {
+		fields := r.HTTP.URL.Query()
+		fields.Del("access_token")
+		found, err := ask(ctx, in.Protocol, fields)
+		return someFound(found, err)
+	}
+}
+
+func someFound(found []json.RawMessage, err error) ([]json.RawMessage, error) {
+	if err == nil && len(found) == 0 {
+		err = matrixerr.New(matrixerr.NotFound, "Nothing was found.")
+	}
+	return found, err
+}
+
+type locationsOfRequest struct {
+	Alias string `query:"alias,required"`
+}
+
+func (a *API) locationsOf(ctx context.Context, _ *httpapi.Request, in *locationsOfRequest) ([]json.RawMessage, error) {
+	alias, err := parseAlias(in.Alias)
+	if err != nil {
+		return nil, err
+	}
+	found, err := a.networks.LocationsOf(ctx, alias)
+	return someFound(found, err)
+}
+
+type usersOfRequest struct {
+	UserID id.UserID `query:"userid,required"`
+}
+
+func (a *API) usersOf(ctx context.Context, _ *httpapi.Request, in *usersOfRequest) ([]json.RawMessage, error) {
+	found, err := a.networks.UsersOf(ctx, in.UserID)
+	return someFound(found, err)
+}
