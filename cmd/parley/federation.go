@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
@@ -15,7 +16,10 @@ import (
 	"parley/federation/remote"
 	"parley/federation/remote/keyring"
 	"parley/internal/httpapi"
+	"parley/internal/id"
+	"parley/internal/matrixerr"
 	"parley/internal/outgoing"
+	"parley/internal/serverapi"
 	"parley/storage"
 )
 
@@ -54,17 +58,28 @@ func remoteTLS(cfg *config.Config) *tls.Config {
 }
 
 // serverFaces is everything that other servers may ask for, and nil where there is nothing.
-func serverFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics prometheus.Registerer) (httpapi.Table, httpapi.Options) {
+func serverFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics prometheus.Registerer) (httpapi.Table, httpapi.Options, error) {
 	o := httpapi.Options{
 		Log:            log.With(packageKey, "http"),
 		TrustedProxies: cfg.Listeners.TrustedProxies,
 		Metrics:        metrics,
 	}
 	if h.remote == nil {
-		return nil, o
+		return nil, o, nil
 	}
 	o.VerifyServer = h.remote.VerifyRequest
-	return federation.New(federation.Options{Remote: h.remote, Version: buildVersion()}).Routes(), o
+	api, err := federation.New(federation.Options{
+		Remote: h.remote, Rooms: h.rooms, Version: buildVersion(),
+		ReceiveEDU: func(_ context.Context, _ id.ServerName, edu serverapi.EDU) error {
+			return matrixerr.New(matrixerr.Unrecognized, "EDUs of type %s are not known here.", edu.Type)
+		},
+		Heard: func(id.ServerName) {},
+		Log:   log.With(packageKey, "federation"), Metrics: metrics,
+	})
+	if err != nil {
+		return nil, o, err
+	}
+	return api.Routes(), o, nil
 }
 
 // newServerAPI is the API of a listener that is for other servers alone.

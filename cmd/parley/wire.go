@@ -96,7 +96,10 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 // newFaces are the APIs: what is served to clients, and to other servers too unless they have a
 // listener of their own; then what is served there.
 func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, metrics prometheus.Registerer) (clients, servers http.Handler, err error) {
-	serverRoutes, serverOptions := serverFaces(cfg, h, log, metrics)
+	serverRoutes, serverOptions, err := serverFaces(cfg, h, log, metrics)
+	if err != nil {
+		return nil, nil, fmt.Errorf("server API: %w", err)
+	}
 	if cfg.Listeners.Federation.Address != "" {
 		if servers, err = newServerAPI(serverOptions, serverRoutes, cfg); err != nil {
 			return nil, nil, err
