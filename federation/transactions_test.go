@@ -45,7 +45,9 @@ func TestOnce(t *testing.T) {
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
 	fault := errors.New("fault")
-	if _, err := ts.once(gone, "a", "2", func(ctx context.Context) (*serverapi.TransactionResult, error) { return nil, errors.Join(fault, ctx.Err()) }); err == nil || err.Error() != fault.Error() {
+	if _, err := ts.once(gone, "a", "2", func(ctx context.Context) (*serverapi.TransactionResult, error) {
+		return nil, errors.Join(fault, ctx.Err())
+	}); err == nil || err.Error() != fault.Error() {
 		t.Errorf("%v", err)
 	}
 	if _, err := ts.once(ctx, "a", "2", work); err != nil || calls.Load() != 2 {
