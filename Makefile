@@ -4,7 +4,7 @@ GO ?= go
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 10s
 
-.PHONY: all build check test fuzz bench smoke docs
+.PHONY: all build check test interop fuzz bench smoke docs
 
 all: check build
 
@@ -23,6 +23,11 @@ check:
 test:
 	./test/run.sh
 	$(GO) test ./roomserver/state/resolve # all its cases, as without the race detector they are quick
+
+# Parley and a Synapse, which it installs in the user's cache folder: the tests that have both.
+interop: build
+	PARLEY_TEST_SYNAPSE=$$(test/synapse.sh) PARLEY_TEST_REQUIRE=synapse PARLEY_TEST_BINARY=$(CURDIR)/bin/parley \
+		$(GO) test -tags goolm -count=1 -timeout 20m -v -run '^TestSynapse$$' ./test/federation
 
 # Each fuzz target for a while. One for longer:
 # go test ./config -run '^$' -fuzz FuzzLoad -fuzztime 1h

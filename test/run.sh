@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # All tests, as `make test` runs them: the checks that need no server, every Go test with the race detector on SQLite
-# and PostgreSQL, the test with matrix-js-sdk, and each fuzz target for some seconds. It sets up what it needs, in
-# temporary folders except for npm's packages, and says at the end what was skipped and why.
+# and PostgreSQL, the tests with matrix-js-sdk and with a Synapse as a peer, and each fuzz target for some seconds. It
+# sets up what it needs, in temporary folders except for npm's packages and Synapse's, and says at the end what was
+# skipped and why.
 #
-#   PARLEY_TEST_REQUIRE=postgres,js,race   fail where one of these would be skipped
+#   PARLEY_TEST_REQUIRE=postgres,js,synapse,race   fail where one of these would be skipped
 #   PARLEY_TEST_INSTALL=no                 install nothing by apt
 #   PARLEY_TEST_POSTGRES=URL               use this PostgreSQL, as its superuser, and start none
 set -euo pipefail
@@ -74,6 +75,14 @@ elif ! cmp -s test/js/package-lock.json test/js/node_modules/.installed; then
 	fi
 fi
 
+if ! python3 -m venv --help >/dev/null 2>&1 || ! python3 -c 'import ensurepip' 2>/dev/null; then install python3 python3-venv; fi
+if PARLEY_TEST_SYNAPSE=$(test/synapse.sh); then
+	export PARLEY_TEST_SYNAPSE
+else
+	unset PARLEY_TEST_SYNAPSE
+	skip synapse "pip could not install it"
+fi
+
 race=()
 have_race || install gcc libc6-dev
 if have_race; then race=(-race); else skip race "there is no C compiler for Go's race detector"; fi
@@ -92,7 +101,7 @@ go build -o "$tmp/summary" ./test/summary
 	mapfile -t units < <(go list ./... | grep -v '^parley/test/')
 	go test "${race[@]}" -shuffle=on -count=1 -timeout 12m -json "${units[@]}"
 	units_status=$?
-	go test -tags goolm -shuffle=on -count=1 -timeout 12m -json ./test/...
+	go test -tags goolm -shuffle=on -count=1 -timeout 20m -json ./test/...
 	exit $((units_status | $?))
 ) 2>&1 | "$tmp/summary"
 

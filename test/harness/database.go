@@ -38,6 +38,15 @@ func EachDatabase(t *testing.T, f func(t *testing.T, db Database)) {
 	})
 }
 
+// Another is a database of the same kind for a further server.
+func (db Database) Another(t testing.TB) Database {
+	t.Helper()
+	if db.Kind == "postgres" {
+		db.URL = NewPostgres(t)
+	}
+	return db
+}
+
 // NewPostgres makes an empty PostgreSQL database, to be dropped when the test ends, and returns its URL.
 func NewPostgres(t testing.TB) string {
 	t.Helper()

@@ -10,7 +10,8 @@
 //
 //	PARLEY_TEST_POSTGRES  URL of a superuser's database: tests run on PostgreSQL too, each in a database of its own
 //	PARLEY_TEST_BINARY    a parley that was built already (with -race, where it should be)
-//	PARLEY_TEST_REQUIRE   what must not be skipped, comma-separated: postgres, js
+//	PARLEY_TEST_SYNAPSE   the Python of an environment that has Synapse, to be a peer of ours
+//	PARLEY_TEST_REQUIRE   what must not be skipped, comma-separated: postgres, js, synapse
 //	PARLEY_TEST_SERVER    base URL of a homeserver that runs already, to hold the tests themselves against another
 //	                      implementation; tests that stop the server are skipped
 package harness
@@ -60,7 +61,7 @@ func functionName(f any) string {
 	return name[strings.LastIndexByte(name, '.')+1:]
 }
 
-// Skip skips the test for want of a thing (postgres, js), or fails it where PARLEY_TEST_REQUIRE names the thing.
+// Skip skips the test for want of a thing (postgres, js, synapse), or fails it where PARLEY_TEST_REQUIRE names the thing.
 func Skip(t testing.TB, thing, reason string) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("PARLEY_TEST_REQUIRE"), ","), thing) {

@@ -27,15 +27,21 @@ const (
 	configFile = "parley.yaml"
 )
 
-// Server is one parley process, or between Stop and Start again, the data that it left.
+// Server is one homeserver process, or between Stop and Run again, the data that it left. It is a parley unless
+// something else is said.
 type Server struct {
 	URL string
+	// Name is the server's name, and Link the way in for other servers, where it is part of a Network.
+	Name string
+	Link *Link
 
 	t       testing.TB
 	db      Database
 	config  string
 	dir     string
 	listen  string
+	program func() *exec.Cmd // what Run starts
+	health  string           // the path that answers 200 when the server is ready
 	process *exec.Cmd
 	logs    *os.File
 	exited  chan struct{} // closed when process has been waited for
@@ -61,9 +67,21 @@ func StartConfigured(t testing.TB, db Database, settings string) *Server {
 	if base := external(); base != "" {
 		return &Server{URL: base, t: t, db: db}
 	}
-	s := &Server{t: t, db: db, dir: t.TempDir(), listen: freeAddress(t)}
 	if settings != "" {
-		s.config = "server_name: localhost\nfederation:\n  enabled: false\n" + settings
+		settings = "server_name: localhost\nfederation:\n  enabled: false\n" + settings
+	}
+	s := newParley(t, db, settings)
+	s.begin()
+	return s
+}
+
+// newParley is a server that begin will start. Empty settings are no configuration file.
+func newParley(t testing.TB, db Database, settings string) *Server {
+	t.Helper()
+	s := &Server{t: t, db: db, dir: t.TempDir(), listen: freeAddress(t), health: "/health/ready"}
+	s.URL = "http://" + s.listen
+	if settings != "" {
+		s.config = settings
 		if db.Kind == "postgres" {
 			s.config += fmt.Sprintf("database:\n  url: %q\n", db.URL)
 		}
@@ -71,13 +89,19 @@ func StartConfigured(t testing.TB, db Database, settings string) *Server {
 			t.Fatal(err)
 		}
 	}
-	s.URL = "http://" + s.listen
+	s.program = func() *exec.Cmd { return exec.Command(Binary(s.t), s.arguments("serve", "--listen", s.listen)...) }
+	return s
+}
+
+// begin runs the server for the first time, and sees to its end when the test ends.
+func (s *Server) begin() {
+	s.t.Helper()
 	logs, err := os.Create(filepath.Join(s.dir, "server.log"))
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	s.logs = logs
-	t.Cleanup(func() {
+	s.t.Cleanup(func() {
 		if s.process != nil {
 			s.Stop()
 		}
@@ -85,7 +109,6 @@ func StartConfigured(t testing.TB, db Database, settings string) *Server {
 		s.logs.Close()
 	})
 	s.Run()
-	return s
 }
 
 // Run starts the process on the data that is there, and returns when it is ready. Start has done it once already;
@@ -93,7 +116,8 @@ func StartConfigured(t testing.TB, db Database, settings string) *Server {
 func (s *Server) Run() {
 	s.t.Helper()
 	s.mine()
-	cmd := exec.Command(Binary(s.t), s.arguments("serve", "--listen", s.listen)...)
+	cmd := s.program()
+	name := filepath.Base(cmd.Path)
 	cmd.Dir = s.dir
 	cmd.Stdout, cmd.Stderr = s.logs, s.logs
 	cmd.SysProcAttr = dieWithParent()
@@ -109,13 +133,13 @@ func (s *Server) Run() {
 		close(exited)
 	}()
 	if err := <-started; err != nil {
-		s.t.Fatalf("start parley: %v", err)
+		s.t.Fatalf("start %s: %v", name, err)
 	}
 	s.process, s.exited = cmd, exited
 
 	deadline := time.After(readyTimeout)
 	for {
-		if resp, err := http.Get(s.URL + "/health/ready"); err == nil {
+		if resp, err := http.Get(s.URL + s.health); err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return
@@ -124,9 +148,9 @@ func (s *Server) Run() {
 		select {
 		case <-exited:
 			s.process = nil
-			s.t.Fatalf("parley ended before it was ready: %v", cmd.ProcessState)
+			s.t.Fatalf("%s ended before it was ready: %v", name, cmd.ProcessState)
 		case <-deadline:
-			s.t.Fatalf("parley was not ready after %v", readyTimeout)
+			s.t.Fatalf("%s was not ready after %v", name, readyTimeout)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -176,11 +200,11 @@ func (s *Server) Wait() {
 		default:
 			s.process.Process.Signal(syscall.SIGQUIT) // the Go runtime then writes every goroutine's stack to the log
 			<-s.exited
-			s.t.Errorf("parley did not end within %v of SIGTERM; its goroutines are in the log", stopTimeout)
+			s.t.Errorf("%s did not end within %v of SIGTERM; its goroutines are in the log", s.URL, stopTimeout)
 		}
 	}
 	if code := s.process.ProcessState.ExitCode(); code != 0 {
-		s.t.Errorf("parley ended with %v; want status 0", s.process.ProcessState)
+		s.t.Errorf("%s ended with %v; want status 0", s.URL, s.process.ProcessState)
 	}
 	s.process = nil
 }
