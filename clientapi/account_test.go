@@ -277,7 +277,7 @@ func TestPasswordAndDeactivation(t *testing.T) {
 		n.do(t, "POST", path, token, `{"new_password":"another one"}`).want(401, "")
 		n.do(t, "POST", path, token, `{"new_password":"short"}`).want(400, "M_WEAK_PASSWORD")
 		n.do(t, "POST", path, token, `{"auth":`+auth("alice")+`}`).want(400, "M_MISSING_PARAM")
-		n.do(t, "POST", path, other, `{"new_password":"another one","auth":`+auth("alice")+`}`).want(401, "M_FORBIDDEN")
+		n.do(t, "POST", path, other, `{"new_password":"another one","auth":`+auth("alice")+`}`).want(403, "M_FORBIDDEN")
 		n.do(t, "POST", path, "nonsense", `{"new_password":"another one","auth":`+auth("alice")+`}`).want(401, "M_UNKNOWN_TOKEN")
 		n.do(t, "POST", path, token, `{"new_password":"another one","logout_devices":false,"auth":`+auth("alice")+`}`).json(`{}`)
 		n.do(t, "GET", v3+"/account/whoami", second, "").want(200, "")

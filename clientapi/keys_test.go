@@ -25,7 +25,7 @@ func TestKeys(t *testing.T) {
 		n.do(t, "POST", v3+"/keys/upload", alice, `{"one_time_keys":[]}`).want(400, "M_BAD_JSON")
 
 		n.do(t, "POST", v3+"/keys/query", bob, `{"device_keys":{"@alice:x.org":[],"@none:x.org":[],"@c:y.org":[]}}`).json(
-			`{"device_keys":{"@alice:x.org":{"DEVALICE":` + keys + `}},"failures":{"y.org":{}}}`)
+			`{"device_keys":{"@alice:x.org":{"DEVALICE":` + keys + `},"@none:x.org":{}},"failures":{"y.org":{}}}`)
 		n.do(t, "POST", v3+"/keys/query", bob, `{"device_keys":{"alice":[]}}`).want(400, "M_INVALID_PARAM")
 		n.do(t, "POST", v3+"/keys/query", bob, `{"device_keys":{"@alice:x.org":{}}}`).want(400, "M_BAD_JSON")
 		n.do(t, "POST", v3+"/keys/query", bob, `{}`).want(400, "M_MISSING_PARAM")

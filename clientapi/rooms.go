@@ -122,13 +122,37 @@ func (a *API) joinedRooms(ctx context.Context, r *httpapi.Request, _ *empty) (*j
 }
 
 type joinAnyRequest struct {
-	RoomIDOrAlias string `path:"roomIdOrAlias"`
-	Reason        string `json:"reason"`
+	RoomIDOrAlias string          `path:"roomIdOrAlias"`
+	Content       json.RawMessage `body:"raw"`
 }
 
 type joinRequest struct {
-	RoomID id.RoomID `path:"roomId"`
-	Reason string    `json:"reason"`
+	RoomID  id.RoomID       `path:"roomId"`
+	Content json.RawMessage `body:"raw"`
+}
+
+// memberContent is what a client may add to its own member event: all that it sent but what is
+// the server's to say.
+func memberContent(body json.RawMessage) (map[string]any, error) {
+	content := map[string]any{}
+	if len(body) == 0 {
+		return content, nil
+	}
+	if reason := gjson.GetBytes(body, "reason"); reason.Exists() && reason.Type != gjson.String {
+		return nil, matrixerr.New(matrixerr.BadJSON, "reason must be a string.")
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(body, &fields); err != nil {
+		return nil, matrixerr.New(matrixerr.BadJSON, "The body is not as it should be.")
+	}
+	for name, value := range fields {
+		switch name {
+		case "membership", "join_authorised_via_users_server", "third_party_signed", "third_party_invite", "via", "server_name":
+		default:
+			content[name] = value
+		}
+	}
+	return content, nil
 }
 
 func (a *API) joinAny(ctx context.Context, r *httpapi.Request, in *joinAnyRequest) (*roomIDResponse, error) {
@@ -136,11 +160,19 @@ func (a *API) joinAny(ctx context.Context, r *httpapi.Request, in *joinAnyReques
 	if err != nil {
 		return nil, err
 	}
-	return &roomIDResponse{room}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Reason: in.Reason})
+	content, err := memberContent(in.Content)
+	if err != nil {
+		return nil, err
+	}
+	return &roomIDResponse{room}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Content: content})
 }
 
 func (a *API) joinRoom(ctx context.Context, r *httpapi.Request, in *joinRequest) (*roomIDResponse, error) {
-	return &roomIDResponse{in.RoomID}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: in.RoomID, Sender: r.Caller.User, Reason: in.Reason})
+	content, err := memberContent(in.Content)
+	if err != nil {
+		return nil, err
+	}
+	return &roomIDResponse{in.RoomID}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: in.RoomID, Sender: r.Caller.User, Content: content})
 }
 
 func (a *API) knock(ctx context.Context, r *httpapi.Request, in *joinAnyRequest) (*roomIDResponse, error) {
@@ -148,7 +180,11 @@ func (a *API) knock(ctx context.Context, r *httpapi.Request, in *joinAnyRequest)
 	if err != nil {
 		return nil, err
 	}
-	return &roomIDResponse{room}, a.rooms.Knock(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Reason: in.Reason})
+	content, err := memberContent(in.Content)
+	if err != nil {
+		return nil, err
+	}
+	return &roomIDResponse{room}, a.rooms.Knock(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Content: content})
 }
 
 // roomOf is the room that an ID or an alias names.

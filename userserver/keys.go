@@ -123,7 +123,7 @@ func checkDeviceKeys(text json.RawMessage, user id.UserID, device id.DeviceID) (
 		return nil, matrixerr.New(matrixerr.InvalidParam, "device_keys is for another user or device")
 	}
 	if k.Algorithms == nil || len(k.Keys) == 0 {
-		return nil, matrixerr.New(matrixerr.MissingParam, "device_keys has no algorithms or no keys")
+		return nil, matrixerr.New(matrixerr.BadJSON, "device_keys has no algorithms or no keys")
 	}
 	return withoutUnsigned(text)
 }
@@ -326,6 +326,9 @@ func (s *Server) LocalKeys(ctx context.Context, asker id.UserID, users map[id.Us
 		}
 		of[sig.User][sig.KeyID] = append(of[sig.User][sig.KeyID], sig)
 	}
+	for _, user := range names { // one without keys is told apart from one that was not asked for
+		out.DeviceKeys[user] = make(map[id.DeviceID]json.RawMessage)
+	}
 	for _, d := range devices {
 		if wanted := users[d.User]; len(wanted) > 0 && !slices.Contains(wanted, d.Device) {
 			continue
@@ -333,9 +336,6 @@ func (s *Server) LocalKeys(ctx context.Context, asker id.UserID, users map[id.Us
 		text, err := withSignatures(d.JSON, of[d.User][string(d.Device)], d.DisplayName)
 		if err != nil {
 			return nil, err
-		}
-		if out.DeviceKeys[d.User] == nil {
-			out.DeviceKeys[d.User] = make(map[id.DeviceID]json.RawMessage)
 		}
 		out.DeviceKeys[d.User][d.Device] = text
 	}

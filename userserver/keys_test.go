@@ -121,7 +121,7 @@ func TestDeviceKeys(t *testing.T) {
 		}
 		answer := query(t, f, bob, alice.User, bob, "@none:x.org", "@carol:y.org")
 		got := answer.DeviceKeys[alice.User][alice.Device]
-		if want := `"unsigned":{"device_display_name":"Phone"}`; len(answer.DeviceKeys) != 1 || !contains(got, want) || !contains(got, device.public) {
+		if want := `"unsigned":{"device_display_name":"Phone"}`; len(answer.DeviceKeys) != 3 || !contains(got, want) || !contains(got, device.public) {
 			t.Errorf("keys %s", got)
 		}
 		if err := signedjson.Verify(got, device.public, signatureOf(t, got, alice.User, device.name)); err != nil {
@@ -131,14 +131,14 @@ func TestDeviceKeys(t *testing.T) {
 			t.Errorf("failures %v", answer.Failures)
 		}
 		one := must[*userserver.KeyAnswer](t)(f.QueryKeys(ctx, bob, map[id.UserID][]id.DeviceID{alice.User: {"OTHER"}}, 0))
-		if len(one.DeviceKeys) != 0 {
+		if len(one.DeviceKeys) != 1 || len(one.DeviceKeys[alice.User]) != 0 {
 			t.Errorf("keys of another device: %v", one.DeviceKeys)
 		}
 		for text, code := range map[string]matrixerr.Code{
 			`[]`: matrixerr.BadJSON,
 			fmt.Sprintf(`{"user_id":"@bob:x.org","device_id":%q,"algorithms":[],"keys":{"a:b":"c"}}`, alice.Device): matrixerr.InvalidParam,
 			`{"user_id":"@alice:x.org","device_id":"OTHER","algorithms":[],"keys":{"a:b":"c"}}`:                     matrixerr.InvalidParam,
-			fmt.Sprintf(`{"user_id":"@alice:x.org","device_id":%q}`, alice.Device):                                  matrixerr.MissingParam,
+			fmt.Sprintf(`{"user_id":"@alice:x.org","device_id":%q}`, alice.Device):                                  matrixerr.BadJSON,
 		} {
 			_, err := f.UploadKeys(ctx, alice.User, alice.Device, alice.DeviceNID, userserver.KeyUpload{DeviceKeys: json.RawMessage(text)})
 			wantCode(t, err, code)
@@ -164,7 +164,7 @@ func TestDeviceKeys(t *testing.T) {
 		if got := lists(f.taken()); len(got) != 1 {
 			t.Errorf("lists that changed: %v", got)
 		}
-		if answer := query(t, f, bob, alice.User); len(answer.DeviceKeys) != 0 {
+		if answer := query(t, f, bob, alice.User); len(answer.DeviceKeys[alice.User]) != 0 {
 			t.Errorf("keys of a device that is gone: %v", answer.DeviceKeys)
 		}
 	})

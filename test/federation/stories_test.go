@@ -264,7 +264,7 @@ func find(events []*event.Event, kind event.Type) *event.Event {
 }
 
 // knock: one knocks and is let in, another one is turned away.
-// spec: server-server-api.md#knocking-upon-a-room
+// spec: server-server-api.md#knocking-rooms
 func knock(t *testing.T, m meeting) {
 	alice, bob, carol := m.host.Register(t, "alice"), m.guest.Register(t, "bob"), m.guest.Register(t, "carol")
 	req := with(m.room("private_chat"), event.StateJoinRules, map[string]any{"join_rule": "knock"})
