@@ -15,7 +15,7 @@ import (
 // not offer.
 func (a *API) oldRoutes() httpapi.Table {
 	return httpapi.Table{
-		{Method: http.MethodGet, Path: v3 + "/rooms/{roomId}/initialSync", Also: []string{"/_matrix/client/r0/rooms/{roomId}/initialSync"},
+		{Method: http.MethodGet, Path: v3 + "/rooms/{roomId}/initialSync",
 			Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.roomInitialSync)},
 		{Method: http.MethodGet, Path: v3 + "/events/{eventId}", Auth: httpapi.User, Handler: httpapi.Handle(a.oneEvent)},
 		{Method: http.MethodGet, Path: v3 + "/login/sso/redirect", Auth: httpapi.None, Handler: httpapi.Handle(a.noSingleSignOn)},

@@ -25,9 +25,9 @@ import (
 // they are not in. They are /sync in the clothes of their time.
 func (a *API) oldRoutes() httpapi.Table {
 	return httpapi.Table{
-		{Method: http.MethodGet, Path: "/_matrix/client/v3/initialSync", Also: []string{"/_matrix/client/r0/initialSync", "/_matrix/client/api/v1/initialSync"},
+		{Method: http.MethodGet, Path: "/_matrix/client/v3/initialSync", Also: []string{"/_matrix/client/api/v1/initialSync"},
 			Auth: httpapi.User, Handler: httpapi.Handle(a.initialSync)},
-		{Method: http.MethodGet, Path: "/_matrix/client/v3/events", Also: []string{"/_matrix/client/r0/events", "/_matrix/client/api/v1/events"},
+		{Method: http.MethodGet, Path: "/_matrix/client/v3/events", Also: []string{"/_matrix/client/api/v1/events"},
 			Auth: httpapi.UserOrGuest, Rate: httpapi.RateNone, Handler: httpapi.Handle(a.events)},
 	}
 }
