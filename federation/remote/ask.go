@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -48,6 +50,8 @@ const (
 	// errorSize bounds the answer that says what went wrong, and errorText what is told of it.
 	errorSize = 64 << 10
 	errorText = 500
+	// longestRetry is the most that a server may say how long it wants to be left alone, in nanoseconds.
+	longestRetry = int64(24 * time.Hour)
 )
 
 // request is one to be made.
@@ -200,7 +204,7 @@ func (c *Client) send(ctx context.Context, server id.ServerName, r request) (*ht
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.transport.RoundTrip(req)
+	resp, err := c.roundTrip(req, !r.once)
 	if err != nil {
 		return nil, c.unreachable(ctx, server, err)
 	}
@@ -216,6 +220,23 @@ func (c *Client) send(ctx context.Context, server id.ServerName, r request) (*ht
 		return nil, readError(resp)
 	}
 	return resp, nil
+}
+
+// roundTrip makes a request. A connection that was kept may turn out to have been closed, which says
+// nothing of the server: then the request is made again, if that does no harm.
+func (c *Client) roundTrip(req *http.Request, twice bool) (*http.Response, error) {
+	var kept bool
+	traced := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { kept = i.Reused }})
+	resp, err := c.transport.RoundTrip(req.WithContext(traced))
+	if err == nil || !kept || !twice || req.Context().Err() != nil {
+		return resp, err
+	}
+	if req.GetBody != nil {
+		if req.Body, err = req.GetBody(); err != nil {
+			return nil, err
+		}
+	}
+	return c.transport.RoundTrip(req)
 }
 
 // unreachable notes that a server could not be reached, unless it is whoever asked who has gone.
@@ -255,11 +276,6 @@ func (c *Client) newRequest(ctx context.Context, server, delegated id.ServerName
 	if content != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if !r.once {
-		// Not sent; it tells net/http that the request may be made again when a connection that
-		// was kept turns out to have been closed.
-		req.Header["Idempotency-Key"] = nil
-	}
 	if !r.unsigned {
 		header, err := authorize(r.method, req.URL.RequestURI(), c.o.Name, server, content, c.o.Keys[0])
 		if err != nil {
@@ -280,8 +296,8 @@ func readError(resp *http.Response) error {
 		// RoomVersion goes with M_INCOMPATIBLE_ROOM_VERSION.
 		RoomVersion id.RoomVersion `json:"room_version"`
 	}
-	if d, err := time.ParseDuration(resp.Header.Get("Retry-After") + "s"); err == nil && d > 0 {
-		e.RetryAfter = min(d, 24*time.Hour)
+	if s, err := strconv.ParseInt(resp.Header.Get("Retry-After"), 10, 64); err == nil && s > 0 {
+		e.RetryAfter = time.Duration(min(s, longestRetry/time.Second.Nanoseconds())) * time.Second
 	}
 	// Whatever can't be read is an error without a text.
 	text, err := io.ReadAll(io.LimitReader(resp.Body, errorSize))
@@ -289,7 +305,7 @@ func readError(resp *http.Response) error {
 		return e
 	}
 	if e.RetryAfter == 0 && fields.RetryAfter > 0 {
-		e.RetryAfter = min(time.Duration(min(fields.RetryAfter, 86400_000))*time.Millisecond, 24*time.Hour)
+		e.RetryAfter = time.Duration(min(fields.RetryAfter, longestRetry/time.Millisecond.Nanoseconds())) * time.Millisecond
 	}
 	e.matrix = foreign(fields.Code, fields.Message, resp.StatusCode)
 	e.matrix.RetryAfter = e.RetryAfter

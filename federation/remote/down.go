@@ -56,7 +56,8 @@ func (d *down) failed(server id.ServerName) {
 		return
 	}
 	wait := min(firstRest<<min(r.failures, 20), longestRest)
-	d.servers.Add(server, rest{r.failures + 1, d.now().Add(wait + rand.N(wait/4))})
+	wait -= rand.N(wait / 4) // not for all who wait at the same time
+	d.servers.Add(server, rest{r.failures + 1, d.now().Add(wait)})
 }
 
 // alive notes that a server was heard of.
