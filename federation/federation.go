@@ -64,7 +64,7 @@ func New(o Options) (*API, error) {
 // Routes are all that other servers may ask for.
 func (a *API) Routes() httpapi.Table {
 	return slices.Concat(
-		a.keyRoutes(),
+		Identity(a.remote, a.version),
 		a.transactionRoutes(),
 		a.memberRoutes(),
 	)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"parley/federation/remote"
 	"parley/federation/remote/keyring"
 	"parley/internal/httpapi"
 	"parley/internal/id"
@@ -19,7 +20,18 @@ const (
 	notaryTime = 20 * time.Second
 )
 
-func (a *API) keyRoutes() httpapi.Table {
+// identity is what a node says of itself, and of the keys of others.
+type identity struct {
+	ring    *keyring.Ring
+	version string
+}
+
+// Identity are the routes by which other servers learn who this node is, and which keys it and others
+// have. Anybody may ask.
+//
+// spec: server-server-api.md#retrieving-server-keys
+func Identity(c *remote.Client, version string) httpapi.Table {
+	a := identity{c.Keys(), version}
 	return httpapi.Table{
 		{Method: http.MethodGet, Path: "/_matrix/federation/v1/version", Auth: httpapi.None, Rate: httpapi.RateNone, Handler: httpapi.Handle(a.getVersion)},
 		{Method: http.MethodGet, Path: "/_matrix/key/v2/server/", Auth: httpapi.None, Rate: httpapi.RateNone, Handler: httpapi.Handle(a.ownKeys)},
@@ -38,13 +50,13 @@ type version struct {
 }
 
 // spec: server-server-api.md#get_matrixfederationv1version
-func (a *API) getVersion(context.Context, *httpapi.Request, *empty) (versionResponse, error) {
+func (a identity) getVersion(context.Context, *httpapi.Request, *empty) (versionResponse, error) {
 	return versionResponse{version{"Parley", a.version}}, nil
 }
 
 // spec: server-server-api.md#get_matrixkeyv2server
-func (a *API) ownKeys(context.Context, *httpapi.Request, *empty) (httpapi.RawJSON, error) {
-	list, err := a.remote.Keys().OwnList()
+func (a identity) ownKeys(context.Context, *httpapi.Request, *empty) (httpapi.RawJSON, error) {
+	list, err := a.ring.OwnList()
 	return httpapi.RawJSON(list), err
 }
 
@@ -58,7 +70,7 @@ type keysOfServerRequest struct {
 }
 
 // spec: server-server-api.md#get_matrixkeyv2queryservername
-func (a *API) keysOfServer(ctx context.Context, _ *httpapi.Request, in *keysOfServerRequest) (*keyLists, error) {
+func (a identity) keysOfServer(ctx context.Context, _ *httpapi.Request, in *keysOfServerRequest) (*keyLists, error) {
 	return a.notarise(ctx, keyring.Wanted{in.Server: {"": until(in.ValidUntil)}})
 }
 
@@ -77,7 +89,7 @@ type keysOfServersRequest struct {
 }
 
 // spec: server-server-api.md#post_matrixkeyv2query
-func (a *API) keysOfServers(ctx context.Context, _ *httpapi.Request, in *keysOfServersRequest) (*keyLists, error) {
+func (a identity) keysOfServers(ctx context.Context, _ *httpapi.Request, in *keysOfServersRequest) (*keyLists, error) {
 	if len(in.Servers) > maxNotarised {
 		return nil, matrixerr.New(matrixerr.InvalidParam, "the keys of at most %d servers are given at once", maxNotarised)
 	}
@@ -96,10 +108,10 @@ func (a *API) keysOfServers(ctx context.Context, _ *httpapi.Request, in *keysOfS
 }
 
 // notarise answers as a notary. A server that can't be reached in time is missing in the answer.
-func (a *API) notarise(ctx context.Context, wanted keyring.Wanted) (*keyLists, error) {
+func (a identity) notarise(ctx context.Context, wanted keyring.Wanted) (*keyLists, error) {
 	ctx, cancel := context.WithTimeout(ctx, notaryTime)
 	defer cancel()
-	lists, err := a.remote.Keys().Lists(ctx, wanted)
+	lists, err := a.ring.Lists(ctx, wanted)
 	if err != nil {
 		return nil, err
 	}

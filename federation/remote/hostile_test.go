@@ -120,7 +120,7 @@ func TestWrongAnswers(t *testing.T) {
 		"types":       {h: write(200, `{"server":[]}`), want: remote.ErrAnswer},
 		"not-utf8":    {h: write(200, `{"server":{"name":"`+"\xff"+`"}}`), want: remote.ErrAnswer},
 		"deep":        {h: write(200, strings.Repeat("[", 1<<20)), want: remote.ErrAnswer},
-		"redirect":    {h: http.RedirectHandler("https://c.org/", 302).ServeHTTP, status: 302},
+		"redirect":    {h: http.RedirectHandler("https://c.org/", http.StatusFound).ServeHTTP, status: 302},
 		"web-page":    {h: write(404, "<html>"), status: 404},
 		"forbidden":   {h: write(403, `{"errcode":"M_FORBIDDEN","error":"no"}`), status: 403, code: matrixerr.Forbidden},
 		"not-found":   {h: write(404, `{"errcode":"M_NOT_FOUND","error":"no"}`), status: 404, code: matrixerr.NotFound},

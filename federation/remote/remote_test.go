@@ -77,7 +77,7 @@ func newNode(t *testing.T, net *testnet.Net, name id.ServerName, change func(*re
 func (n *node) serve(t *testing.T, more ...httpapi.Route) (stop func()) {
 	t.Helper()
 	api, err := httpapi.New(httpapi.Options{VerifyServer: n.VerifyRequest},
-		federation.New(federation.Options{Remote: n.Client, Version: "1"}).Routes(), more)
+		federation.Identity(n.Client, "1"), more)
 	if err != nil {
 		t.Fatal(err)
 	}
