@@ -67,6 +67,7 @@ func (a *API) Routes() httpapi.Table {
 		Identity(a.remote, a.version),
 		a.transactionRoutes(),
 		a.memberRoutes(),
+		a.eventRoutes(),
 	)
 }
 

@@ -95,6 +95,15 @@ func (tx *Tx) ListEvents(events []id.EventID) ([]Event, error) {
 	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events WHERE event_id = ANY($1)`, sqldb.Array(events))
 }
 
+// ListEventIDs are the IDs of events, in no order.
+func (tx *Tx) ListEventIDs(nids []EventNID) ([]id.EventID, error) {
+	if len(nids) == 0 {
+		return []id.EventID{}, nil
+	}
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (e id.EventID, err error) { return e, row.Scan(&e) },
+		`SELECT event_id FROM events WHERE nid = ANY($1)`, sqldb.Array(nids))
+}
+
 // ListEventStatuses says what is made of those of the given events that there are.
 func (tx *Tx) ListEventStatuses(events []id.EventID) (map[id.EventID]EventStatus, error) {
 	out := make(map[id.EventID]EventStatus, len(events))

@@ -134,6 +134,21 @@ func (tx *Tx) ListServers(room RoomNID) ([]id.ServerName, error) {
 func (tx *Tx) HasLocalMember(room RoomNID) (bool, error) {
 	var one int
 	err := tx.QueryRow(`SELECT 1 FROM memberships WHERE room_nid = $1 AND membership = 'join' AND local LIMIT 1`, []any{room}, &one)
-	ok, err := found(err)
-	return ok, err
+	return found(err)
+}
+
+// HasMemberOf says whether a user of another server is joined to a room.
+func (tx *Tx) HasMemberOf(room RoomNID, server id.ServerName) (bool, error) {
+	var one int
+	err := tx.QueryRow(`SELECT 1 FROM room_servers WHERE room_nid = $1 AND server = $2 AND joined > 0`, []any{room, server}, &one)
+	return found(err)
+}
+
+// ListUsersOf are the users of another server who are or were something to a room. It goes
+// through all of the room's memberships.
+func (tx *Tx) ListUsersOf(room RoomNID, server id.ServerName) ([]id.UserID, error) {
+	name := ":" + string(server)
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
+		`SELECT user_id FROM memberships WHERE room_nid = $1 AND NOT local AND SUBSTR(user_id, LENGTH(user_id) - $2 + 1) = $3`,
+		room, len(name), name)
 }
