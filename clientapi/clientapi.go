@@ -92,6 +92,7 @@ func (a *API) Routes() httpapi.Table {
 		a.keyBackupRoutes(),
 		a.roomRoutes(),
 		a.findRoutes(),
+		a.searchRoutes(),
 		a.reportRoutes(),
 		a.networkRoutes(),
 		a.adminRoutes(),

@@ -92,7 +92,9 @@ func TestRoomSummary(t *testing.T) {
 		room := n.makeRoom(t, alice, `{"preset":"public_chat","name":"open","topic":"all","room_alias_name":"here"}`)
 		secret := n.makeRoom(t, alice, `{"preset":"private_chat","name":"secret","initial_state":[{"type":"m.room.encryption","content":{"algorithm":"m.megolm.v1.aes-sha2"}}]}`)
 		friends := n.makeRoom(t, alice, `{"preset":"private_chat","name":"friends","initial_state":[{"type":"m.room.join_rules","content":{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":"`+room+`"}]}}]}`)
-		of := func(token, room string) *answer { return n.do(t, "GET", v1+"/room_summary/"+url.PathEscape(room), token, "") }
+		of := func(token, room string) *answer {
+			return n.do(t, "GET", v1+"/room_summary/"+url.PathEscape(room), token, "")
+		}
 
 		if s := of("", "#here:x.org").want(200, "").body; s["room_id"] != room || s["name"] != "open" || s["join_rule"] != "public" ||
 			s["membership"] != nil || s["room_version"] != "12" {

@@ -410,6 +410,9 @@ func (s *Server) blank(w *work, victim *event, by storage.EventNID) error {
 		return fmt.Errorf("redact %s: %w", victim.ID, err)
 	}
 	s.forget(w.tx, victim.NID)
+	if err := w.tx.DeleteSearch(victim.NID); err != nil {
+		return fmt.Errorf("redact %s: %w", victim.ID, err)
+	}
 	return w.tx.DeleteRelation(victim.NID)
 }
 

@@ -35,8 +35,14 @@ func scanTimelineEvent(row sqldb.Scanner) (e TimelineEvent, err error) {
 	return e, err
 }
 
-// InsertTimeline places an event in its room's timeline.
+// InsertTimeline places an event in its room's timeline. History waits to be searchable; what
+// is in the log is found there.
 func (tx *Tx) InsertTimeline(room RoomNID, ord Ord, event EventNID, current int64) error {
+	if ord < 0 {
+		if _, err := tx.Exec(`INSERT INTO search_pending (event_nid) VALUES ($1) ON CONFLICT (event_nid) DO NOTHING`, event); err != nil {
+			return err
+		}
+	}
 	_, err := tx.Exec(`INSERT INTO timeline (room_nid, ord, event_nid, root) VALUES ($1, $2, $3, $4)`, room, ord, event, current)
 	return err
 }

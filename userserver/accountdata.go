@@ -6,9 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"math"
 	"slices"
-	"errors"
 
 	"parley/internal/filter"
 	"parley/internal/id"

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -86,6 +87,9 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 			}
 		})
 	}()
+	var background sync.WaitGroup
+	defer background.Wait()
+	background.Go(func() { h.rooms.KeepSearch(ctx) })
 	for range running {
 		err = errors.Join(err, <-ended)
 		cancel() // one that cannot listen ends the others
@@ -119,7 +123,7 @@ func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, 
 	if err != nil {
 		return nil, nil, err
 	}
-	sync, err := newSync(cfg, h, hub, counter, log)
+	syncing, err := newSync(cfg, h, hub, counter, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -132,7 +136,7 @@ func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, 
 			httpapi.RateLogin: limit(r.Login), httpapi.RateRegister: limit(r.Registration), httpapi.RateSend: limit(r.Sending),
 		}
 	}
-	api, err := httpapi.New(o, client.Routes(), sync.Routes(), serverRoutes, federation.WellKnown(cfg.WellKnown.Server))
+	api, err := httpapi.New(o, client.Routes(), syncing.Routes(), serverRoutes, federation.WellKnown(cfg.WellKnown.Server))
 	if err != nil {
 		return nil, nil, fmt.Errorf("client API: %w", err)
 	}
