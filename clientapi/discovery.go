@@ -59,7 +59,10 @@ const newestMinor = 19
 
 // spec: client-server-api/index.md#api-versions
 func (a *API) versions(context.Context, *httpapi.Request, *empty) (*versionsResponse, error) {
-	out := &versionsResponse{UnstableFeatures: map[string]bool{"org.matrix.msc3814": true}}
+	out := &versionsResponse{UnstableFeatures: map[string]bool{
+		"org.matrix.msc3814":            true,
+		"org.matrix.simplified_msc3575": true,
+	}}
 	for minor := 1; minor <= newestMinor; minor++ {
 		out.Versions = append(out.Versions, fmt.Sprintf("v1.%d", minor))
 	}

@@ -272,7 +272,35 @@ func (s *Server) moveState(w *work, root int64) ([]storage.Membership, serverTal
 	}
 	w.room.Root = root
 	w.dirty = true
-	return members, tally, nil
+	return members, tally, s.moveKind(w, changes, events)
+}
+
+// moveKind keeps what the room is up to date with changes of its state.
+func (s *Server) moveKind(w *work, changes []state.Change, events map[storage.EventNID]*event) error {
+	changed := w.room.Kind == nil
+	for _, c := range changes {
+		for _, nid := range []state.EventNID{c.A, c.B} {
+			if e := events[storage.EventNID(nid)]; e != nil {
+				changed = changed || e.Type() == spec.MRoomCreate || e.Type() == spec.MRoomEncryption
+			}
+		}
+	}
+	if !changed {
+		return nil
+	}
+	kind, err := s.Kind(w.tx, &w.room)
+	w.room.Kind = &kind
+	return err
+}
+
+// Kind looks up what a room is in its current state.
+func (s *Server) Kind(tx *storage.Tx, room *storage.Room) (kind storage.RoomKind, err error) {
+	create, err := s.StateContent(tx, room, room.Root, spec.MRoomCreate, "")
+	if err != nil {
+		return kind, err
+	}
+	encryption, err := s.StateContent(tx, room, room.Root, spec.MRoomEncryption, "")
+	return storage.RoomKind{Type: gjson.GetBytes(create, "type").Str, Encrypted: encryption != nil}, err
 }
 
 // moveMember brings the counts up to date with the change of one place of the state, and

@@ -11,6 +11,7 @@ import (
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/stream"
 	"parley/storage"
 )
 
@@ -257,6 +258,8 @@ func (s *Server) Forget(ctx context.Context, user id.UserID, room id.RoomID) err
 			return matrixerr.New(matrixerr.Unknown, "Leave the room before you forget it.").WithStatus(400)
 		}
 		_, err = tx.UpdateForgotten(user, r.NID)
+		// It is not in the log: whoever remembers the user's rooms is told, and nobody else need be.
+		tx.Notify(stream.Notice{Kind: stream.Event, Room: room, User: user, Users: []id.UserID{user}})
 		return err
 	})
 }

@@ -39,6 +39,12 @@ func (tx *Tx) ListAccountData(user id.UserID, from, to id.Pos) ([]AccountData, e
 		WHERE user_id = $1 AND pos > $2 AND pos <= $3 ORDER BY room_id, type`, user, from, to)
 }
 
+// ListAccountDataOfType is a user's account data of one type, global and of rooms.
+func (tx *Tx) ListAccountDataOfType(user id.UserID, typ string) ([]AccountData, error) {
+	return sqldb.List(tx.Tx, scanAccountData, `SELECT room_id, type, pos, content FROM account_data
+		WHERE user_id = $1 AND type = $2 ORDER BY room_id`, user, typ)
+}
+
 // InsertAccountData writes a piece of account data over what was there. Its position follows
 // with UpdateAccountDataPos, when it is known: what is written here is seen by the functions
 // that share the transaction, and what waits for a position isn't.

@@ -59,6 +59,7 @@ func (tx *Tx) DeleteDevice(d *Device) (hadKeys bool, err error) {
 		`DELETE FROM tokens WHERE device_nid = $1`,
 		`DELETE FROM send_txns WHERE device_nid = $1`,
 		`DELETE FROM dehydrated_devices WHERE device_nid = $1`,
+		`DELETE FROM sliding_connections WHERE device_nid = $1`,
 		`DELETE FROM devices WHERE nid = $1`,
 	} {
 		if _, err := tx.Exec(query, d.NID); err != nil {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"database/sql"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -31,6 +32,35 @@ type Room struct {
 	Published       bool
 	// Servers is how many other servers have members in it.
 	Servers int64
+	// Kind is what the room is; nil where that was not looked up yet.
+	Kind *RoomKind
+}
+
+// RoomKind is what a room is, as lists of rooms are filtered by it.
+type RoomKind struct {
+	// Type is what the create event says, as of a space; "" for an ordinary room.
+	Type      string
+	Encrypted bool
+}
+
+// roomKind is a RoomKind as it is kept.
+type roomKind struct {
+	typ       sql.NullString
+	encrypted sql.NullBool
+}
+
+func (k *roomKind) kind() *RoomKind {
+	if !k.encrypted.Valid {
+		return nil
+	}
+	return &RoomKind{Type: k.typ.String, Encrypted: k.encrypted.Bool}
+}
+
+func (k *RoomKind) row() roomKind {
+	if k == nil {
+		return roomKind{}
+	}
+	return roomKind{sql.NullString{String: k.Type, Valid: true}, sql.NullBool{Bool: k.Encrypted, Valid: true}}
 }
 
 // Extremity is an event that no other event follows.
@@ -39,13 +69,16 @@ type Extremity struct {
 	ID  id.EventID
 }
 
-const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published, servers`
+const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published, servers, room_type, encrypted`
 
 func scanRoom(row sqldb.Scanner) (r Room, err error) {
 	var extremities string
-	if err = row.Scan(&r.NID, &r.ID, &r.Version, &r.Root, &extremities, &r.Depth, &r.Joined, &r.Invited, &r.Published, &r.Servers); err != nil {
+	var kind roomKind
+	if err = row.Scan(&r.NID, &r.ID, &r.Version, &r.Root, &extremities, &r.Depth, &r.Joined, &r.Invited, &r.Published, &r.Servers,
+		&kind.typ, &kind.encrypted); err != nil {
 		return r, err
 	}
+	r.Kind = kind.kind()
 	r.Extremities, err = parseExtremities(extremities)
 	return r, err
 }
@@ -73,10 +106,12 @@ func (tx *Tx) InsertRoom(room id.RoomID, version id.RoomVersion) (Room, error) {
 	return r, err
 }
 
-// UpdateRoomHead writes the room's current state, extremities, depth and counts.
+// UpdateRoomHead writes the room's current state, extremities, depth, counts and kind.
 func (tx *Tx) UpdateRoomHead(r *Room) error {
-	_, err := tx.Exec(`UPDATE rooms SET root = $2, extremities = $3, depth = $4, joined = $5, invited = $6, servers = $7 WHERE nid = $1`,
-		r.NID, r.Root, formatExtremities(r.Extremities), r.Depth, r.Joined, r.Invited, r.Servers)
+	kind := r.Kind.row()
+	_, err := tx.Exec(`UPDATE rooms SET root = $2, extremities = $3, depth = $4, joined = $5, invited = $6, servers = $7, room_type = $8,
+		encrypted = $9 WHERE nid = $1`,
+		r.NID, r.Root, formatExtremities(r.Extremities), r.Depth, r.Joined, r.Invited, r.Servers, kind.typ, kind.encrypted)
 	return err
 }
 

@@ -206,6 +206,17 @@ func (tx *Tx) ListRelatedBy(sender id.UserID, room RoomNID, target id.EventID, r
 type Thread struct {
 	Root   id.EventID
 	Newest Ord
+	// Count is how many replies there are, where that was asked for.
+	Count int
+}
+
+// ListThreadsBetween are the threads of a room that have replies with from < ord <= to, those with
+// the newest first, with how many of those replies there are.
+func (tx *Tx) ListThreadsBetween(room RoomNID, from, to Ord, limit int) ([]Thread, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (t Thread, err error) { return t, row.Scan(&t.Root, &t.Newest, &t.Count) },
+		`SELECT r.target, MAX(t.ord) AS newest, COUNT(*) FROM relations r JOIN timeline t ON t.event_nid = r.event_nid
+		WHERE r.room_nid = $1 AND r.rel_type = 'm.thread' AND t.ord > $2 AND t.ord <= $3
+		GROUP BY r.target ORDER BY newest DESC LIMIT $4`, room, from, to, limit)
 }
 
 // ListThreads are a room's threads with their newest reply before a place of the timeline,

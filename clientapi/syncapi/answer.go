@@ -379,38 +379,45 @@ func (b *builder) stripped(m *storage.Membership, section string) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	f := gjson.GetManyBytes(e.JSON, "sender", "content", "origin_server_ts")
-	if m.Membership == "invite" && b.ignored[id.UserID(f[0].Str)] {
+	if m.Membership == "invite" && b.ignored[id.UserID(gjson.GetBytes(e.JSON, "sender").Str)] {
 		return false, nil
 	}
 	o := b.out
 	o.open('{')
 	o.events(section)
+	b.strippedState(m, &e)
+	o.endEvents()
+	o.close('}')
+	return true, nil
+}
+
+// strippedState writes stripped state; e is the event that concerns the user.
+func (b *builder) strippedState(m *storage.Membership, e *storage.Event) {
+	o := b.out
 	own := false
 	gjson.ParseBytes(m.Stripped).ForEach(func(_, e gjson.Result) bool {
 		own = own || e.Get("type").Str == "m.room.member" && e.Get("state_key").Str == string(m.User)
 		o.raw([]byte(e.Raw))
 		return true
 	})
-	if !own {
-		o.open('{')
-		o.key("type")
-		o.string("m.room.member")
-		o.key("state_key")
-		o.string(string(m.User))
-		o.key("sender")
-		o.string(f[0].Str)
-		o.key("content")
-		o.raw([]byte(f[1].Raw))
-		o.key("origin_server_ts")
-		o.int(f[2].Int())
-		o.key("event_id")
-		o.string(string(e.ID))
-		o.close('}')
+	if own {
+		return
 	}
-	o.endEvents()
+	f := gjson.GetManyBytes(e.JSON, "sender", "content", "origin_server_ts")
+	o.open('{')
+	o.key("type")
+	o.string("m.room.member")
+	o.key("state_key")
+	o.string(string(m.User))
+	o.key("sender")
+	o.string(f[0].Str)
+	o.key("content")
+	o.raw([]byte(f[1].Raw))
+	o.key("origin_server_ts")
+	o.int(f[2].Int())
+	o.key("event_id")
+	o.string(string(e.ID))
 	o.close('}')
-	return true, nil
 }
 
 // left writes a room that the user has left or was removed from: what happened in it until

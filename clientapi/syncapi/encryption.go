@@ -24,12 +24,19 @@ const (
 //
 // spec: client-server-api/modules/send_to_device.md#server-behaviour
 func (a *API) acknowledge(ctx context.Context, req *request, known bool) error {
-	given, ok := a.given.Get(req.deviceNID)
-	if req.initial || known && !ok || ok && given > req.since.Pos {
+	if req.initial {
 		return nil
 	}
-	a.given.Remove(req.deviceNID)
-	return a.Users.GotToDevice(ctx, req.deviceNID, req.since.Pos)
+	return a.acknowledgeUpTo(ctx, req.deviceNID, req.since.Pos, known)
+}
+
+func (a *API) acknowledgeUpTo(ctx context.Context, device int64, pos id.Pos, known bool) error {
+	given, ok := a.given.Get(device)
+	if known && !ok || ok && given > pos {
+		return nil
+	}
+	a.given.Remove(device)
+	return a.Users.GotToDevice(ctx, device, pos)
 }
 
 // toDevice writes the messages for the device. All of them, as the token that the client is

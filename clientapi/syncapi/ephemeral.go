@@ -80,51 +80,60 @@ func (o *out) writeTyping(users []id.UserID) {
 //
 // spec: client-server-api/modules/receipts.md#events
 func (o *out) writeReceipts(receipts []storage.Receipt) {
+	sortReceipts(receipts)
+	for len(receipts) > 0 {
+		receipts = o.writeReceiptEvent(receipts)
+	}
+}
+
+func sortReceipts(receipts []storage.Receipt) {
 	slices.SortFunc(receipts, func(x, y storage.Receipt) int {
 		return cmpAll(string(x.Event), string(y.Event), x.Type, y.Type, string(x.User), string(y.User), x.Thread, y.Thread)
 	})
-	for len(receipts) > 0 {
-		var later []storage.Receipt
-		o.open('{')
-		o.key("type")
-		o.string("m.receipt")
-		o.key("content")
-		o.open('{')
-		for i := range receipts {
-			r := &receipts[i]
-			if i > 0 {
-				p := &receipts[i-1]
-				switch sameType := p.Event == r.Event && p.Type == r.Type; {
-				case sameType && p.User == r.User:
-					later = append(later, *r)
-					continue
-				case p.Event != r.Event:
-					o.buf = append(o.buf, '}', '}')
-				case !sameType:
-					o.close('}')
-				}
+}
+
+// writeReceiptEvent writes one event of receipts that are sorted, and gives those for which
+// there was no place in it: of two of a user that differ in their thread alone, the second.
+func (o *out) writeReceiptEvent(receipts []storage.Receipt) (later []storage.Receipt) {
+	o.open('{')
+	o.key("type")
+	o.string("m.receipt")
+	o.key("content")
+	o.open('{')
+	for i := range receipts {
+		r := &receipts[i]
+		if i > 0 {
+			p := &receipts[i-1]
+			switch sameType := p.Event == r.Event && p.Type == r.Type; {
+			case sameType && p.User == r.User:
+				later = append(later, *r)
+				continue
+			case p.Event != r.Event:
+				o.buf = append(o.buf, '}', '}')
+			case !sameType:
+				o.close('}')
 			}
-			if i == 0 || receipts[i-1].Event != r.Event {
-				o.anyKey(string(r.Event))
-				o.open('{')
-			}
-			if i == 0 || receipts[i-1].Event != r.Event || receipts[i-1].Type != r.Type {
-				o.anyKey(r.Type)
-				o.open('{')
-			}
-			o.anyKey(string(r.User))
-			o.open('{')
-			o.key("ts")
-			o.int(r.TS)
-			if r.Thread != "" {
-				o.key("thread_id")
-				o.string(r.Thread)
-			}
-			o.close('}')
 		}
-		o.buf = append(o.buf, '}', '}', '}', '}')
-		receipts = later
+		if i == 0 || receipts[i-1].Event != r.Event {
+			o.anyKey(string(r.Event))
+			o.open('{')
+		}
+		if i == 0 || receipts[i-1].Event != r.Event || receipts[i-1].Type != r.Type {
+			o.anyKey(r.Type)
+			o.open('{')
+		}
+		o.anyKey(string(r.User))
+		o.open('{')
+		o.key("ts")
+		o.int(r.TS)
+		if r.Thread != "" {
+			o.key("thread_id")
+			o.string(r.Thread)
+		}
+		o.close('}')
 	}
+	o.buf = append(o.buf, '}', '}', '}', '}')
+	return later
 }
 
 // cmpAll compares pairs of strings, one after the other.

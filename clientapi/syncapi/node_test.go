@@ -246,3 +246,9 @@ func (n *node) later(user id.UserID, query ...string) <-chan answer {
 
 // quiet waits until those who can are waiting, or have their answer.
 func quiet() { time.Sleep(20 * time.Millisecond) }
+
+// sorted are words in their order, in one.
+func sorted(words []string) string {
+	slices.Sort(words)
+	return strings.Join(words, " ")
+}

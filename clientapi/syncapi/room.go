@@ -578,21 +578,25 @@ func (b *builder) unread(nid storage.RoomNID) error {
 	return nil
 }
 
+// total is what is unread in a room, in threads and out of them.
+func total(u *unread.Counts) unread.Count {
+	all := u.Main
+	for _, c := range u.Threads {
+		all.Notifications += c.Notifications
+		all.Highlights += c.Highlights
+	}
+	return all
+}
+
 // unread writes a room's counts.
 func (o *out) unread(u *unread.Counts, byThread bool) {
 	room := u.Main
 	if !byThread {
-		for _, c := range u.Threads {
-			room.Notifications += c.Notifications
-			room.Highlights += c.Highlights
-		}
+		room = total(u)
 	}
 	counts := func(c unread.Count) {
 		o.open('{')
-		o.key("highlight_count")
-		o.int(int64(c.Highlights))
-		o.key("notification_count")
-		o.int(int64(c.Notifications))
+		o.counts(c)
 		o.close('}')
 	}
 	o.key("unread_notifications")
@@ -606,4 +610,12 @@ func (o *out) unread(u *unread.Counts, byThread bool) {
 		}
 		o.close('}')
 	}
+}
+
+// counts writes the fields of counts.
+func (o *out) counts(c unread.Count) {
+	o.key("highlight_count")
+	o.int(int64(c.Highlights))
+	o.key("notification_count")
+	o.int(int64(c.Notifications))
 }

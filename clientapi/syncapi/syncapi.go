@@ -1,5 +1,5 @@
-// Package syncapi is /sync: it tells a client what is new since it last asked, and lets it
-// wait for that.
+// Package syncapi is /sync and sliding sync: it tells a client what is new since it last asked,
+// and lets it wait for that.
 //
 // An answer is made of one snapshot of the database, and next_batch is the position of that
 // snapshot; so it depends on nothing but the database, the token and the filter, and a client
@@ -7,13 +7,16 @@
 // notices only says where to look. Typing and presence are not in the log: the token says how
 // many notices of them the client has been told of.
 //
-// It writes nothing. What it needs of the accounts beyond the database, it asks through the
+// Sliding sync answers by the same rules, for the rooms that the client has in sight: what its
+// connection was told before is kept in the database, two states of it, so that a client may ask
+// again from where it is. That is all that it writes. What it needs of the accounts beyond the database, it asks through the
 // small interfaces in [Options].
 //
 // spec: client-server-api/index.md#syncing
 package syncapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +27,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2"
 
+	"parley/clientapi/syncapi/sliding"
 	"parley/internal/filter"
 	"parley/internal/httpapi"
 	"parley/internal/id"
@@ -99,6 +103,9 @@ type API struct {
 	given *lru.Cache[int64, id.Pos]
 	// counts are the fields on its keys that each device was told last; see knownKeyCounts.
 	counts *lru.Cache[int64, []byte]
+	// rosters and connections are those of sliding sync.
+	rosters     *rosters
+	connections *lru.Cache[connectionKey, *sliding.State]
 }
 
 // New makes an API that is ready to answer.
@@ -132,7 +139,18 @@ func New(o Options) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sync API: %w", err)
 	}
-	return &API{Options: o, filters: filters, ignored: ignored, tails: tails, given: given, counts: counts}, nil
+	rosters, err := newRosters()
+	if err != nil {
+		return nil, fmt.Errorf("sync API: %w", err)
+	}
+	connections, err := lru.New[connectionKey, *sliding.State](cachedConnections)
+	if err != nil {
+		return nil, fmt.Errorf("sync API: %w", err)
+	}
+	return &API{
+		Options: o, filters: filters, ignored: ignored, tails: tails, given: given, counts: counts,
+		rosters: rosters, connections: connections,
+	}, nil
 }
 
 // JoinedRooms are the rooms that a user is joined to, and the position of the log at which
@@ -153,6 +171,12 @@ func (a *API) Routes() httpapi.Table {
 	return append(a.oldRoutes(), httpapi.Route{
 		Method: http.MethodGet, Path: "/_matrix/client/v3/sync",
 		Auth: httpapi.UserOrGuest, Rate: httpapi.RateNone, Handler: httpapi.Stream(a.sync),
+	}, httpapi.Route{
+		Method: http.MethodPost, Path: "/_matrix/client/v4/sync",
+		Auth: httpapi.User, Rate: httpapi.RateNone, NeedBody: true, Handler: httpapi.Stream(a.slidingSync),
+	}, httpapi.Route{
+		Method: http.MethodPost, Path: "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+		Auth: httpapi.User, Rate: httpapi.RateNone, NeedBody: true, Handler: httpapi.Stream(a.oldSlidingSync),
 	})
 }
 
@@ -192,11 +216,7 @@ func (a *API) sync(ctx context.Context, r *httpapi.Request, in *syncRequest, w h
 	if req.initial || req.fullState {
 		hold = 0
 	}
-	state := in.SetPresence
-	if state == "" {
-		state = "online"
-	}
-	a.Users.Syncing(req.user, state, hold)
+	a.Users.Syncing(req.user, cmp.Or(in.SetPresence, "online"), hold)
 
 	var timeout <-chan time.Time
 	if hold > 0 {
@@ -243,10 +263,8 @@ func aside(fn func() (bool, error)) (told bool, err error) {
 
 // parse reads what a client asks for.
 func (a *API) parse(ctx context.Context, c *httpapi.Caller, in *syncRequest) (*request, error) {
-	switch in.SetPresence {
-	case "", "online", "offline", "unavailable":
-	default:
-		return nil, matrixerr.New(matrixerr.InvalidParam, "set_presence is none of online, offline, unavailable")
+	if err := checkPresence(in.SetPresence); err != nil {
+		return nil, err
 	}
 	req := &request{
 		user: c.User, deviceNID: c.DeviceNID, initial: in.Since == "", fullState: in.FullState,
@@ -268,6 +286,14 @@ func (a *API) parse(ctx context.Context, c *httpapi.Caller, in *syncRequest) (*r
 	var err error
 	req.filter, err = a.filter(ctx, c.User, in.Filter)
 	return req, err
+}
+
+func checkPresence(state string) error {
+	switch state {
+	case "", "online", "offline", "unavailable":
+		return nil
+	}
+	return matrixerr.New(matrixerr.InvalidParam, "set_presence is none of online, offline, unavailable")
 }
 
 // filter is the filter that a client names or gives.

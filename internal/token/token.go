@@ -6,7 +6,8 @@
 //
 // What /sync gives out says one thing more: how much of typing and presence, which are not
 // in the log, the client has been told, as a number that one process counts by, and the name
-// of that process. Everybody else passes over it.
+// of that process; and what sliding sync gives out, the state of the client's connection.
+// Everybody else passes over it.
 //
 // spec: appendices.md#pagination
 package token
@@ -42,6 +43,47 @@ func AppendSync(b []byte, epoch string, pos int64, life string, seq uint64) []by
 	return strconv.AppendUint(b, seq, 10)
 }
 
+// Connection names what a connection of sliding sync was told: a state of it, by the number
+// that it has among those of its device's connection. State 0 is that of one that was told of no
+// room.
+type Connection struct {
+	Device, State int64
+}
+
+// AppendSliding appends the token that sliding sync gives out to b: that of /sync, and the state
+// of the connection, "s17_ABCDEFGH_K2V3.5_8.3".
+func AppendSliding(b []byte, epoch string, pos int64, life string, seq uint64, c Connection) []byte {
+	b = append(AppendSync(b, epoch, pos, life, seq), '_')
+	b = append(strconv.AppendInt(b, c.Device, 10), '.')
+	return strconv.AppendInt(b, c.State, 10)
+}
+
+// ParseSliding reads a token as sliding sync gives it out.
+func ParseSliding(epoch, life, s string) (pos int64, seq uint64, c Connection, err error) {
+	if pos, seq, err = ParseSync(epoch, life, s); err != nil {
+		return 0, 0, c, err
+	}
+	parts := strings.Split(s, "_")
+	if len(parts) != 4 {
+		return 0, 0, c, ErrInvalid
+	}
+	if c, err = parseConnection(parts[3]); err != nil {
+		return 0, 0, c, err
+	}
+	return pos, seq, c, nil
+}
+
+func parseConnection(s string) (c Connection, err error) {
+	device, state, ok := strings.Cut(s, ".")
+	if c.Device, err = strconv.ParseInt(device, 10, 64); err == nil && ok {
+		c.State, err = strconv.ParseInt(state, 10, 64)
+	}
+	if err != nil || !ok || c.Device < 0 || c.State < 0 {
+		return Connection{}, ErrInvalid
+	}
+	return c, nil
+}
+
 // Parse reads a token.
 func Parse(epoch, s string) (pos int64, err error) {
 	pos, _, err = ParseSync(epoch, "", s)
@@ -52,7 +94,7 @@ func Parse(epoch, s string) (pos int64, err error) {
 // where it counts in another life than that which is named.
 func ParseSync(epoch, life, s string) (pos int64, seq uint64, err error) {
 	number, rest, ok := strings.Cut(s, "_")
-	if !ok || len(number) < 2 || number[0] != 's' || number[1] == '+' || len(s) > 96 {
+	if !ok || len(number) < 2 || number[0] != 's' || number[1] == '+' || len(s) > 128 {
 		return 0, 0, ErrInvalid
 	}
 	pos, err = strconv.ParseInt(number[1:], 10, 64)
@@ -61,6 +103,13 @@ func ParseSync(epoch, life, s string) (pos int64, seq uint64, err error) {
 	}
 	of, told, hasTold := strings.Cut(rest, "_")
 	if hasTold {
+		var connection string
+		var has bool
+		if told, connection, has = strings.Cut(told, "_"); has {
+			if _, err := parseConnection(connection); err != nil {
+				return 0, 0, err
+			}
+		}
 		in, count, ok := strings.Cut(told, ".")
 		n, err := strconv.ParseUint(count, 10, 64)
 		if !ok || err != nil {

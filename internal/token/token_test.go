@@ -27,3 +27,19 @@ func TestEpoch(t *testing.T) {
 		t.Errorf("got %d, %v", pos, err)
 	}
 }
+
+func TestSliding(t *testing.T) {
+	s := string(AppendSliding(nil, "A", 17, "L", 5, Connection{8, 3}))
+	pos, seq, c, err := ParseSliding("A", "L", s)
+	if err != nil || pos != 17 || seq != 5 || c != (Connection{8, 3}) {
+		t.Errorf("%s is %d, %d, %v, %v", s, pos, seq, c, err)
+	}
+	if pos, err := Parse("A", s); err != nil || pos != 17 {
+		t.Errorf("%s is no place to page from: %d, %v", s, pos, err)
+	}
+	for _, s := range []string{"s17_A", "s17_A_L.5", "s17_A_L.5_8", "s17_A_L.5_8.x", "s17_A_L.5_-8.1", "s17_A_L.5_8.1_2"} {
+		if _, _, _, err := ParseSliding("A", "L", s); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+}

@@ -1,0 +1,568 @@
+package syncapi
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/tidwall/gjson"
+
+	"parley/internal/id"
+	"parley/internal/stream"
+	"parley/roomserver"
+	"parley/storage"
+	"parley/storage/storagetest"
+)
+
+// What follows has clients of sliding sync follow random histories, with windows, filters and
+// configurations that change as they go. After each answer the client's picture of what it has
+// in sight is held against a plain model, made from the tables and the room server without
+// anything that sliding sync has; and the answer is asked for again, of the same server and of
+// one that knows nothing but the database.
+
+// slidingClient is one that follows a user.
+type slidingClient struct {
+	user id.UserID
+	// token is that of a device of their own.
+	token string
+	conn  string
+	old   bool
+	pos   string
+	want  slidingWant
+	// rooms is what it has made of the rooms it was told of; seen are those it ever was.
+	rooms map[id.RoomID]*slidingPicture
+	data  map[string]string
+}
+
+// slidingWant is what a client asks for.
+type slidingWant struct {
+	lists  map[string]*wantList
+	rooms  map[id.RoomID]wantRoom
+	extend bool
+}
+
+type wantRoom struct {
+	limit int
+	state string // "", "all", "some", "lazy"
+}
+
+type wantList struct {
+	wantRoom
+	from, to int
+	filter   string // "", "dm", "not_dm", "invited", "encrypted"
+}
+
+type slidingPicture struct {
+	membership string
+	name       string
+	direct     bool
+	joined     int64
+	timeline   []string
+	state      map[string]string
+	receipts   map[string]string
+	bump       int64
+}
+
+// requiredStates are what clients ask for of state, in both dialects.
+var requiredStates = map[string][2]string{
+	"":     {`{}`, `[]`},
+	"all":  {`{"include":[{}]}`, `[["*","*"]]`},
+	"some": {`{"include":[{"type":"m.room.topic"},{"type":"m.room.member","state_key":"@u1:x.org"}]}`, `[["m.room.topic","*"],["m.room.member","@u1:x.org"]]`},
+	"lazy": {`{"include":[{"type":"m.room.name"}],"lazy_members":true}`, `[["m.room.name","*"],["m.room.member","$LAZY"]]`},
+}
+
+func (w wantRoom) config(old bool) string {
+	states := requiredStates[w.state]
+	state := states[0]
+	if old {
+		state = states[1]
+	}
+	return fmt.Sprintf(`"timeline_limit":%d,"required_state":%s`, w.limit, state)
+}
+
+// stateMatches says whether a place of the state is asked for, but for members who are asked for
+// lazily.
+func (w wantRoom) stateMatches(typ, key string) bool {
+	switch w.state {
+	case "all":
+		return true
+	case "some":
+		return typ == "m.room.topic" || typ == "m.room.member" && key == "@u1:x.org"
+	case "lazy":
+		return typ == "m.room.name"
+	}
+	return false
+}
+
+func (c *slidingClient) body() string {
+	var lists, rooms []string
+	for name, l := range c.want.lists {
+		filter := map[string]string{"": `{}`, "dm": `{"is_dm":true}`, "not_dm": `{"is_dm":false}`,
+			"invited": `{"is_invited":true,"is_invite":true}`, "encrypted": `{"is_encrypted":true}`}[l.filter]
+		window := fmt.Sprintf(`"range":[%d,%d]`, l.from, l.to)
+		if c.old {
+			window = fmt.Sprintf(`"ranges":[[%d,%d]]`, l.from, l.to)
+		}
+		lists = append(lists, fmt.Sprintf(`%q:{%s,"filters":%s,%s}`, name, window, filter, l.config(c.old)))
+	}
+	for room, w := range c.want.rooms {
+		rooms = append(rooms, fmt.Sprintf(`%q:{%s}`, room, w.config(c.old)))
+	}
+	slices.Sort(lists)
+	slices.Sort(rooms)
+	return fmt.Sprintf(`{"conn_id":%q,"pos":%q,"set_presence":"offline","lists":{%s},"room_subscriptions":{%s},
+		"extensions":{"account_data":{"enabled":%v},"receipts":{"enabled":%v}}}`,
+		c.conn, c.pos, strings.Join(lists, ","), strings.Join(rooms, ","), c.want.extend, c.want.extend)
+}
+
+func (c *slidingClient) path() string {
+	if c.old {
+		return oldPath
+	}
+	return newPath
+}
+
+// slidingHistory is a history that sliding clients follow, too.
+type slidingHistory struct {
+	*history
+	sliders []*slidingClient
+	cases   int
+}
+
+func newSlidingHistory(n *node, seed uint64) *slidingHistory {
+	h := &slidingHistory{history: newHistory(n, seed)}
+	for i, user := range h.users {
+		for j := range 2 {
+			c := &slidingClient{user: user, token: fmt.Sprintf("%s %d", user, 10+i), conn: strconv.Itoa(j), old: (i+j)%2 == 0}
+			c.forget()
+			c.want.lists = make(map[string]*wantList)
+			c.want.rooms = make(map[id.RoomID]wantRoom)
+			h.rewish(c)
+			h.sliders = append(h.sliders, c)
+		}
+	}
+	return h
+}
+
+func (c *slidingClient) forget() {
+	c.pos, c.rooms, c.data = "", make(map[id.RoomID]*slidingPicture), make(map[string]string)
+}
+
+func (h *slidingHistory) wish() wantRoom {
+	return wantRoom{limit: h.r.IntN(6), state: []string{"", "all", "some", "lazy"}[h.r.IntN(4)]}
+}
+
+// rewish changes what a client asks for.
+func (h *slidingHistory) rewish(c *slidingClient) {
+	switch h.r.IntN(4) {
+	case 0:
+		delete(c.want.lists, "b")
+		clear(c.want.rooms)
+	case 1:
+		if len(h.rooms) > 0 {
+			c.want.rooms[h.rooms[h.r.IntN(len(h.rooms))]] = h.wish()
+		}
+	default:
+		from := h.r.IntN(2)
+		c.want.lists[[]string{"a", "b"}[h.r.IntN(2)]] = &wantList{wantRoom: h.wish(), from: from, to: from + h.r.IntN(5),
+			filter: []string{"", "", "dm", "not_dm", "invited", "encrypted"}[h.r.IntN(6)]}
+	}
+	c.want.extend = h.r.IntN(4) > 0
+}
+
+// change makes something happen that lists are filtered by.
+func (h *slidingHistory) change() {
+	if h.r.IntN(8) > 0 || len(h.rooms) == 0 {
+		h.step()
+		return
+	}
+	room, user := h.rooms[h.r.IntN(len(h.rooms))], h.user()
+	if h.r.IntN(3) == 0 {
+		h.maybeState(room, user, "m.room.encryption", `{"algorithm":"m.megolm.v1.aes-sha2"}`)
+		return
+	}
+	content := `{}`
+	if h.r.IntN(3) > 0 {
+		content = fmt.Sprintf(`{"@u0:x.org":[%q]}`, room)
+	}
+	h.ok(h.node.users.SetAccountData(h.Context(), user, "", "m.direct", []byte(content)))
+}
+
+// slideOn has a client go on, and holds what it then knows against what there is.
+func (h *slidingHistory) slideOn(c *slidingClient) {
+	h.Helper()
+	h.cases++
+	body := c.body()
+	a := askSliding(h, h.http, c.path(), c.token, body)
+	if a.status != http.StatusOK {
+		h.Fatalf("%s asks\n%s\nand gets %s", c.user, body, a.Raw)
+	}
+	switch h.r.IntN(4) {
+	case 0: // the answer got lost: the client asks again
+		h.sameAgain(c, body, h.http, &a)
+	case 1: // and the server has been started anew
+		hub := stream.NewHub(stream.HubOptions{Rooms: h.joinedRooms})
+		h.sameAgain(c, body, serve(h, h.plainAPI(hub)), &a)
+		hub.Close()
+	}
+	known := maps.Clone(c.rooms)
+	c.take(h, a)
+	h.hold(c, known, a, body)
+}
+
+func (h *slidingHistory) sameAgain(c *slidingClient, body string, from http.Handler, a *answer) {
+	h.Helper()
+	again := askSliding(h, from, c.path(), c.token, body)
+	x, y := ages.ReplaceAllString(a.Raw, ""), ages.ReplaceAllString(again.Raw, "")
+	if d := difference(h, withoutPos(x), withoutPos(y)); d != "" {
+		h.Fatalf("%s asks again\n%s\nand gets as %s", c.user, body, d)
+	}
+	*a = again
+}
+
+func withoutPos(s string) string {
+	i := strings.LastIndex(s, `"pos":`)
+	return strings.TrimSuffix(s[:i], ",") + "}"
+}
+
+// take brings the client's picture up to date with an answer.
+func (c *slidingClient) take(t testing.TB, a answer) {
+	c.pos = a.pos()
+	a.Get("rooms").ForEach(func(name, room gjson.Result) bool {
+		p := c.rooms[id.RoomID(name.Str)]
+		if p == nil && !room.Get("initial").Bool() {
+			t.Errorf("%s is told of %s for the first time, but not as such: %s", c.user, name.Str, room.Raw)
+		}
+		if p == nil || room.Get("initial").Bool() {
+			p = &slidingPicture{state: make(map[string]string), receipts: make(map[string]string)}
+			c.rooms[id.RoomID(name.Str)] = p
+		}
+		p.take(room)
+		return true
+	})
+	a.Get("extensions.account_data.rooms").ForEach(func(room, events gjson.Result) bool {
+		for _, e := range events.Array() {
+			c.data[room.Str+"/"+e.Get("type").Str] = e.Get("content").Raw
+		}
+		return true
+	})
+	for _, e := range a.Get("extensions.account_data.global").Array() {
+		c.data["/"+e.Get("type").Str] = e.Get("content").Raw
+	}
+	a.Get("extensions.receipts.rooms").ForEach(func(room, e gjson.Result) bool {
+		e.Get("content").ForEach(func(event, types gjson.Result) bool {
+			types.ForEach(func(typ, users gjson.Result) bool {
+				users.ForEach(func(user, receipt gjson.Result) bool {
+					c.rooms[id.RoomID(room.Str)].receipts[user.Str+" "+typ.Str+" "+receipt.Get("thread_id").Str] = event.Str
+					return true
+				})
+				return true
+			})
+			return true
+		})
+		return true
+	})
+}
+
+func (p *slidingPicture) take(room gjson.Result) {
+	set := func(field string, to *string) {
+		if v := room.Get(field); v.Exists() {
+			*to = v.Str
+		}
+	}
+	set("membership", &p.membership)
+	set("name", &p.name)
+	if v := room.Get("is_dm"); v.Exists() {
+		p.direct = v.Bool()
+	}
+	if v := room.Get("joined_count"); v.Exists() {
+		p.joined = v.Int()
+	}
+	if v := room.Get("bump_stamp"); v.Exists() {
+		p.bump = v.Int()
+	}
+	if room.Get("limited").Bool() || room.Get("expanded_timeline").Bool() || room.Get("unstable_expanded_timeline").Bool() {
+		p.timeline = nil
+	}
+	for _, e := range room.Get("timeline").Array() {
+		p.timeline = append(p.timeline, e.Get("event_id").Str)
+	}
+	for _, e := range room.Get("required_state").Array() {
+		place := e.Get("type").Str + " " + e.Get("state_key").Str
+		if !e.Get("content").Exists() {
+			delete(p.state, place)
+			continue
+		}
+		p.state[place] = e.Get("event_id").Str
+	}
+}
+
+// modelRoom is a room as the model has it.
+type modelRoom struct {
+	storage.Membership
+	activity  int64
+	direct    bool
+	encrypted bool
+}
+
+// listed is the list of a client's rooms, by a plain look at each; known are those that it was
+// told of before.
+func (h *slidingHistory) listed(c *slidingClient, known map[id.RoomID]*slidingPicture) []modelRoom {
+	var out []modelRoom
+	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
+		list, err := tx.ListMemberships(c.user)
+		h.ok(err)
+		for _, m := range list {
+			r := modelRoom{Membership: m, activity: int64(m.Pos)}
+			room, err := tx.GetRoomByNID(m.Room)
+			h.ok(err)
+			switch m.Membership {
+			case "join":
+				rows, err := tx.ListTimelineBackwards(m.Room, math.MaxInt64, math.MinInt64, 1)
+				h.ok(err)
+				r.activity = int64(rows[0].Ord)
+				content, err := h.node.rooms.StateContent(tx, &room, room.Root, "m.room.encryption", "")
+				h.ok(err)
+				r.encrypted = content != nil
+			case "leave", "ban":
+				if m.Forgotten || !h.removed(tx, &m) && known[m.RoomID] == nil {
+					continue
+				}
+				e, err := tx.GetEventByNID(m.Event)
+				h.ok(err)
+				content, err := h.node.rooms.StateContent(tx, &room, e.Root, "m.room.encryption", "")
+				h.ok(err)
+				r.encrypted = content != nil
+			case "invite":
+				r.encrypted = strings.Contains(string(m.Stripped), "m.room.encryption")
+			}
+			d, err := tx.GetAccountData(c.user, "", "m.direct")
+			r.direct = err == nil && strings.Contains(string(d.Content), string(m.RoomID))
+			out = append(out, r)
+		}
+		return nil
+	}))
+	slices.SortFunc(out, func(x, y modelRoom) int { return int(y.activity - x.activity) })
+	return out
+}
+
+// removed says whether a user is out of a room by another's doing, and had been in it, from all
+// of their member events in it.
+func (h *slidingHistory) removed(tx *storage.Tx, m *storage.Membership) bool {
+	rows, err := tx.ListTimelineForwards(m.Room, math.MinInt64, math.MaxInt64, 10000)
+	h.ok(err)
+	var stays []string
+	sender := ""
+	for _, row := range rows {
+		f := gjson.GetManyBytes(row.JSON, "type", "state_key", "content.membership", "sender")
+		if f[0].Str == "m.room.member" && f[1].Str == string(m.User) {
+			stays, sender = append(stays, f[2].Str), f[3].Str
+		}
+	}
+	if sender == string(m.User) {
+		return false
+	}
+	last := len(stays) - 1
+	if stays[last] != "ban" && stays[last-1] != "ban" {
+		return stays[last-1] == "join"
+	}
+	return slices.Contains(stays, "join")
+}
+
+func (r *modelRoom) passes(filter string) bool {
+	switch filter {
+	case "dm":
+		return r.direct
+	case "not_dm":
+		return !r.direct
+	case "invited":
+		return r.Membership.Membership == "invite"
+	case "encrypted":
+		return r.encrypted
+	}
+	return true
+}
+
+// hold holds the lists and all rooms in sight against the model.
+func (h *slidingHistory) hold(c *slidingClient, known map[id.RoomID]*slidingPicture, a answer, body string) {
+	h.Helper()
+	sight := make(map[id.RoomID]wantRoom)
+	add := func(room id.RoomID, w wantRoom) {
+		if have, ok := sight[room]; ok {
+			w.limit = max(w.limit, have.limit)
+			if have.state != w.state {
+				w.state = "mixed"
+			}
+		}
+		sight[room] = w
+	}
+	all := h.listed(c, known)
+	byID := make(map[id.RoomID]*modelRoom)
+	for i := range all {
+		byID[all[i].RoomID] = &all[i]
+	}
+	for name, l := range c.want.lists {
+		n := 0
+		for i := range all {
+			if !all[i].passes(l.filter) {
+				continue
+			}
+			if l.from <= n && n <= l.to {
+				add(all[i].RoomID, l.wantRoom)
+			}
+			n++
+		}
+		if got := a.Get("lists." + name + ".count").Int(); got != int64(n) {
+			h.Fatalf("%s asks\n%s\nand is told that list %s has %d rooms instead of %d: %s", c.user, body, name, got, n, a.Raw)
+		}
+	}
+	for room, w := range c.want.rooms {
+		if byID[room] != nil || c.rooms[room] != nil && known[room] == nil {
+			add(room, w)
+		}
+	}
+	for room, w := range sight {
+		p := c.rooms[room]
+		if p == nil {
+			h.Fatalf("%s asks\n%s\nand is not told of %s", c.user, body, room)
+		}
+		if m := byID[room]; m == nil {
+			continue // one that was left, and is told of as it was asked for
+		} else if p.membership != m.Membership.Membership {
+			h.Fatalf("%s asks\n%s\nand thinks to be %s in %s instead of %s", c.user, body, p.membership, room, m.Membership.Membership)
+		} else if m.Membership.Membership == "join" {
+			h.holdRoom(c, m, p, w, body)
+		}
+	}
+	for room := range a.Get("rooms").Map() {
+		if _, ok := sight[id.RoomID(room)]; !ok && c.want.rooms[id.RoomID(room)] == (wantRoom{}) {
+			h.Fatalf("%s asks\n%s\nand is told of %s, which is not in sight: %s", c.user, body, room, a.Raw)
+		}
+	}
+}
+
+// holdRoom holds what a client knows of a room that it is in against what there is.
+func (h *slidingHistory) holdRoom(c *slidingClient, m *modelRoom, p *slidingPicture, w wantRoom, body string) {
+	h.Helper()
+	fail := func(what string, got, want any) {
+		h.Helper()
+		h.Fatalf("%s asks\n%s\nand has as %s of %s\n%v\ninstead of\n%v", c.user, body, what, m.RoomID, got, want)
+	}
+	reader := roomserver.Reader{User: c.user}
+	events, err := h.node.rooms.State(h.Context(), m.RoomID, reader)
+	h.ok(err)
+	state, name, joined := make(map[string]string), "", int64(0)
+	for _, e := range events {
+		f := gjson.GetManyBytes(e, "type", "state_key", "event_id", "content.membership", "content.name")
+		switch {
+		case f[0].Str == "m.room.name":
+			name = f[4].Str
+		case f[3].Str == "join":
+			joined++
+		}
+		if w.stateMatches(f[0].Str, f[1].Str) {
+			state[f[0].Str+" "+f[1].Str] = f[2].Str
+		}
+	}
+	if p.name != name {
+		fail("name", p.name, name)
+	}
+	if p.joined != joined {
+		fail("number of members", p.joined, joined)
+	}
+	if p.direct != m.direct {
+		fail("direct", p.direct, m.direct)
+	}
+	if w.state != "mixed" {
+		got := maps.Clone(p.state)
+		maps.DeleteFunc(got, func(place, _ string) bool {
+			typ, key, _ := strings.Cut(place, " ")
+			return !w.stateMatches(typ, key)
+		})
+		if !maps.Equal(got, state) {
+			fail("state", got, state)
+		}
+	}
+	page, err := h.node.rooms.Messages(h.Context(), roomserver.PageRequest{Room: m.RoomID, Limit: 5000, Reader: reader})
+	h.ok(err)
+	var all []string
+	for _, e := range page.Events {
+		all = append(all, gjson.GetBytes(e, "event_id").Str)
+	}
+	if len(p.timeline) > len(all) || !slices.Equal(p.timeline, all[len(all)-len(p.timeline):]) {
+		fail("timeline", p.timeline, all)
+	}
+	if len(p.timeline) < min(w.limit, len(all)) {
+		fail("short timeline", p.timeline, all)
+	}
+	if c.want.extend {
+		h.holdExtensions(c, m, p, fail)
+	}
+}
+
+func (h *slidingHistory) holdExtensions(c *slidingClient, m *modelRoom, p *slidingPicture, fail func(string, any, any)) {
+	h.Helper()
+	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
+		data, err := tx.ListAccountData(c.user, 0, math.MaxInt64)
+		h.ok(err)
+		for _, d := range data {
+			if got := c.data[string(d.Room)+"/"+d.Type]; d.Room == m.RoomID && got != string(d.Content) {
+				fail("account data", got, string(d.Content))
+			}
+		}
+		rows, err := tx.ListReceipts(m.Room, c.user, 0, math.MaxInt64, 1000)
+		h.ok(err)
+		for _, r := range rows {
+			// Two receipts of a user at one event can't be told apart, and those of others are told
+			// where the event is.
+			if key := string(r.User) + " " + r.Type + " " + r.Thread; r.User == c.user && r.Thread == "" && p.receipts[key] != string(r.Event) {
+				fail("receipt "+key, p.receipts[key], r.Event)
+			}
+		}
+		return nil
+	}))
+}
+
+// runSliding makes a history of some steps.
+func (h *slidingHistory) runSliding(steps int) {
+	for range steps {
+		h.change()
+		for range h.r.IntN(3) {
+			c := h.sliders[h.r.IntN(len(h.sliders))]
+			switch h.r.IntN(12) {
+			case 0, 1:
+				h.rewish(c)
+			case 2:
+				c.forget() // it begins a new connection under the same name
+			}
+			h.slideOn(c)
+		}
+	}
+	for _, c := range h.sliders {
+		h.slideOn(c)
+	}
+}
+
+func TestSlidingModel(t *testing.T) {
+	seeds, steps := uint64(16), 180
+	if testing.Short() {
+		seeds = 5
+	}
+	t.Run("sqlite", func(t *testing.T) {
+		for seed := range seeds {
+			t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+				ring := []int{3, 40, 0}[seed%3]
+				newSlidingHistory(newNode(t, filepath.Join(t.TempDir(), "parley.db"), stream.HubOptions{Size: ring}), seed).runSliding(steps)
+			})
+		}
+	})
+	t.Run("postgres", func(t *testing.T) {
+		newSlidingHistory(newNode(t, storagetest.Postgres(t), stream.HubOptions{}), 1000).runSliding(steps)
+	})
+}
