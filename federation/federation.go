@@ -20,6 +20,7 @@ import (
 	"parley/internal/id"
 	"parley/internal/serverapi"
 	"parley/roomserver"
+	"parley/userserver"
 )
 
 // Options is what the API needs.
@@ -27,6 +28,9 @@ type Options struct {
 	// Remote knows the keys of servers, and ours.
 	Remote *remote.Client
 	Rooms  *roomserver.Server
+	Users  *userserver.Server
+	// Directory says that other servers may read our room directory.
+	Directory bool
 	// ReceiveEDU takes in an EDU of a server. A [matrixerr.Error] says that it is of no use.
 	ReceiveEDU func(ctx context.Context, origin id.ServerName, edu serverapi.EDU) error
 	// Heard is called when a server has sent something: so it is up. It must not block.
@@ -41,6 +45,8 @@ type Options struct {
 type API struct {
 	remote       *remote.Client
 	rooms        *roomserver.Server
+	users        *userserver.Server
+	directory    bool
 	receiveEDU   func(context.Context, id.ServerName, serverapi.EDU) error
 	heard        func(id.ServerName)
 	version      string
@@ -56,7 +62,7 @@ func New(o Options) (*API, error) {
 		return nil, err
 	}
 	return &API{
-		remote: o.Remote, rooms: o.Rooms, receiveEDU: o.ReceiveEDU, heard: o.Heard, version: o.Version,
+		remote: o.Remote, rooms: o.Rooms, users: o.Users, directory: o.Directory, receiveEDU: o.ReceiveEDU, heard: o.Heard, version: o.Version,
 		log: o.Log, metrics: newMetrics(o.Metrics), transactions: t,
 	}, nil
 }
@@ -68,6 +74,7 @@ func (a *API) Routes() httpapi.Table {
 		a.transactionRoutes(),
 		a.memberRoutes(),
 		a.eventRoutes(),
+		a.queryRoutes(),
 	)
 }
 

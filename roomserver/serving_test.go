@@ -222,3 +222,61 @@ func TestServeMissing(t *testing.T) {
 		}
 	})
 }
+
+func TestServeHierarchy(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		ctx := context.Background()
+		a := host(t, url)
+		create := func(r CreateRequest) id.RoomID {
+			r.Creator, r.Version = a.user, "10"
+			return a.mustCreate(t, r)
+		}
+		open := create(CreateRequest{Preset: "public_chat"})
+		closed := create(CreateRequest{Preset: "private_chat"})
+		members := create(CreateRequest{InitialState: []StateEvent{{Type: spec.MRoomJoinRules,
+			Content: fmt.Appendf(nil, `{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":%q}]}`, open)}}})
+		space := create(CreateRequest{Preset: "public_chat", CreationContent: map[string]json.RawMessage{"type": json.RawMessage(`"m.space"`)}})
+		for _, child := range []id.RoomID{open, closed, members, "!elsewhere:z"} {
+			key := string(child)
+			_, err := a.Send(ctx, SendRequest{Room: space, Sender: a.user, Type: "m.space.child", StateKey: &key, Content: fmt.Appendf(nil, `{"via":["a"],"suggested":%v}`, child == open)})
+			ok(t, err)
+		}
+		look := func(origin id.ServerName, suggested bool) (shown, hidden []string) {
+			h, err := a.ServeHierarchy(ctx, origin, space, suggested)
+			ok(t, err)
+			if n := len(gjson.GetBytes(h.Room, "children_state").Array()); n != 4 {
+				t.Errorf("%d children in the space's state", n)
+			}
+			for _, c := range h.Children {
+				shown = append(shown, gjson.GetBytes(c, "room_id").Str)
+			}
+			for _, c := range h.Inaccessible {
+				hidden = append(hidden, string(c))
+			}
+			slices.Sort(shown)
+			slices.Sort(hidden)
+			return shown, hidden
+		}
+		sorted := func(rooms ...id.RoomID) (out []string) {
+			for _, r := range rooms {
+				out = append(out, string(r))
+			}
+			slices.Sort(out)
+			return out
+		}
+		check := func(origin id.ServerName, suggested bool, wantShown, wantHidden []string) {
+			t.Helper()
+			if shown, hidden := look(origin, suggested); !slices.Equal(shown, wantShown) || !slices.Equal(hidden, wantHidden) {
+				t.Errorf("%s is shown %q and not %q", origin, shown, hidden)
+			}
+		}
+		check("b", false, sorted(open), sorted(closed, members))
+		check("b", true, sorted(open), nil)
+		a.come(t, "10", open, "@v:b")
+		check("b", false, sorted(open, members), sorted(closed))
+		_, err := a.ServeHierarchy(ctx, "b", closed, false)
+		refused(t, err, matrixerr.NotFound)
+		_, err = a.ServeHierarchy(ctx, "b", "!elsewhere:z", false)
+		refused(t, err, matrixerr.NotFound)
+	})
+}

@@ -69,7 +69,7 @@ func serverFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics promet
 	}
 	o.VerifyServer = h.remote.VerifyRequest
 	api, err := federation.New(federation.Options{
-		Remote: h.remote, Rooms: h.rooms, Version: buildVersion(),
+		Remote: h.remote, Rooms: h.rooms, Users: h.users, Directory: cfg.Rooms.FederateDirectory, Version: buildVersion(),
 		ReceiveEDU: func(_ context.Context, _ id.ServerName, edu serverapi.EDU) error {
 			return matrixerr.New(matrixerr.Unrecognized, "EDUs of type %s are not known here.", edu.Type)
 		},
