@@ -117,10 +117,10 @@ type searchPublicRoomsRequest struct {
 }
 
 type publicRoomsResponse struct {
-	Chunk     []roomserver.PublicRoom `json:"chunk"`
-	NextBatch string                  `json:"next_batch,omitempty"`
-	PrevBatch string                  `json:"prev_batch,omitempty"`
-	Total     int                     `json:"total_room_count_estimate"`
+	Chunk     any    `json:"chunk"` // rooms of ours, or as another server describes its own
+	NextBatch string `json:"next_batch,omitempty"`
+	PrevBatch string `json:"prev_batch,omitempty"`
+	Total     int    `json:"total_room_count_estimate"`
 }
 
 func (a *API) publicRooms(ctx context.Context, _ *httpapi.Request, in *publicRoomsRequest) (*publicRoomsResponse, error) {
@@ -141,7 +141,7 @@ func (a *API) searchPublicRooms(ctx context.Context, _ *httpapi.Request, in *sea
 
 func (a *API) listPublicRooms(ctx context.Context, server, since string, limit *int, f roomserver.PublicRoomsFilter) (*publicRoomsResponse, error) {
 	if server != "" && id.ServerName(server) != a.serverName {
-		return nil, matrixerr.New(matrixerr.NotFound, "The directory of %q can't be asked: this server does not federate.", server)
+		return a.othersPublicRooms(ctx, id.ServerName(server), since, limit, f)
 	}
 	skip := 0
 	if since != "" {
@@ -166,4 +166,17 @@ func (a *API) listPublicRooms(ctx context.Context, server, since string, limit *
 		out.PrevBatch = strconv.Itoa(max(0, skip-n))
 	}
 	return out, nil
+}
+
+// othersPublicRooms is a page of another server's directory.
+func (a *API) othersPublicRooms(ctx context.Context, server id.ServerName, since string, limit *int, f roomserver.PublicRoomsFilter) (*publicRoomsResponse, error) {
+	n, err := pageLimit(limit, 100)
+	if err != nil {
+		return nil, err
+	}
+	page, err := a.rooms.PublicRoomsOf(ctx, server, f, since, n)
+	if err != nil {
+		return nil, err
+	}
+	return &publicRoomsResponse{Chunk: page.Chunk, NextBatch: page.NextBatch, PrevBatch: page.PrevBatch, Total: page.Total}, nil
 }

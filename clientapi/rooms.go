@@ -3,6 +3,7 @@ package clientapi
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"parley/internal/filter"
@@ -123,7 +124,29 @@ func (a *API) joinedRooms(ctx context.Context, r *httpapi.Request, _ *empty) (*j
 
 type joinAnyRequest struct {
 	RoomIDOrAlias string          `path:"roomIdOrAlias"`
+	Via           []id.ServerName `query:"via"`
+	ServerNames   []id.ServerName `query:"server_name"` // as it was called before
 	Content       json.RawMessage `body:"raw"`
+}
+
+// request is what a user asks to become in the room that is named.
+func (a *API) request(ctx context.Context, r *httpapi.Request, in *joinAnyRequest) (req roomserver.MemberRequest, err error) {
+	req = roomserver.MemberRequest{Sender: r.Caller.User, Via: slices.Concat(in.Via, in.ServerNames)}
+	if !strings.HasPrefix(in.RoomIDOrAlias, "#") {
+		req.Room, err = parseRoomID(in.RoomIDOrAlias)
+	} else {
+		var alias id.RoomAlias
+		if alias, err = parseAlias(in.RoomIDOrAlias); err != nil {
+			return req, err
+		}
+		var servers []id.ServerName
+		req.Room, servers, err = a.rooms.ResolveAlias(ctx, alias)
+		req.Via = append(req.Via, servers...)
+	}
+	if err == nil {
+		req.Content, err = memberContent(in.Content)
+	}
+	return req, err
 }
 
 type joinRequest struct {
@@ -156,15 +179,11 @@ func memberContent(body json.RawMessage) (map[string]any, error) {
 }
 
 func (a *API) joinAny(ctx context.Context, r *httpapi.Request, in *joinAnyRequest) (*roomIDResponse, error) {
-	room, err := a.roomOf(ctx, in.RoomIDOrAlias)
+	req, err := a.request(ctx, r, in)
 	if err != nil {
 		return nil, err
 	}
-	content, err := memberContent(in.Content)
-	if err != nil {
-		return nil, err
-	}
-	return &roomIDResponse{room}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Content: content})
+	return &roomIDResponse{req.Room}, a.rooms.Join(ctx, req)
 }
 
 func (a *API) joinRoom(ctx context.Context, r *httpapi.Request, in *joinRequest) (*roomIDResponse, error) {
@@ -176,28 +195,11 @@ func (a *API) joinRoom(ctx context.Context, r *httpapi.Request, in *joinRequest)
 }
 
 func (a *API) knock(ctx context.Context, r *httpapi.Request, in *joinAnyRequest) (*roomIDResponse, error) {
-	room, err := a.roomOf(ctx, in.RoomIDOrAlias)
+	req, err := a.request(ctx, r, in)
 	if err != nil {
 		return nil, err
 	}
-	content, err := memberContent(in.Content)
-	if err != nil {
-		return nil, err
-	}
-	return &roomIDResponse{room}, a.rooms.Knock(ctx, roomserver.MemberRequest{Room: room, Sender: r.Caller.User, Content: content})
-}
-
-// roomOf is the room that an ID or an alias names.
-func (a *API) roomOf(ctx context.Context, idOrAlias string) (id.RoomID, error) {
-	if !strings.HasPrefix(idOrAlias, "#") {
-		return parseRoomID(idOrAlias)
-	}
-	alias, err := parseAlias(idOrAlias)
-	if err != nil {
-		return "", err
-	}
-	room, _, err := a.rooms.ResolveAlias(ctx, alias)
-	return room, err
+	return &roomIDResponse{req.Room}, a.rooms.Knock(ctx, req)
 }
 
 func parseRoomID(s string) (id.RoomID, error) {

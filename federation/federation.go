@@ -73,6 +73,7 @@ func (a *API) Routes() httpapi.Table {
 		Identity(a.remote, a.version),
 		a.transactionRoutes(),
 		a.memberRoutes(),
+		a.inviteRoutes(),
 		a.eventRoutes(),
 		a.queryRoutes(),
 	)

@@ -69,7 +69,7 @@ func (a *API) sendJoin(ctx context.Context, r *httpapi.Request, in *memberReques
 
 // v1Answer is how the first version of some requests is answered: with the status, once more.
 //
-// spec: server-server-api.md#put_matrixfederationv2send_joinroomideventid
+// spec: server-server-api.md#joining-rooms
 func v1Answer(body any, err error) ([]any, error) {
 	if err != nil {
 		return nil, err

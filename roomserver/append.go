@@ -44,7 +44,12 @@ type work struct {
 	// relay says that other servers hear of what is placed although none of our users sent
 	// it: it was handed to us for that, by one who could not or must not send it themselves.
 	relay bool
-	dirty bool
+	// gap is how many positions to leave free before the next event, for history to be filled in.
+	gap int
+	// arriving says that a server in the room has let us in with what is placed: it tells the
+	// others, and who else is in the room is no news to anybody.
+	arriving bool
+	dirty    bool
 }
 
 // lock begins a change of a room that must be there, and have a state.
@@ -69,9 +74,9 @@ func (w *work) finish() error {
 	return w.tx.UpdateRoomHead(&w.room)
 }
 
-// append builds an event of ours on the room's forward extremities, judges it by the
-// current state, and makes it the new head.
-func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
+// prepare builds an event of ours on the room's forward extremities, and judges it by the
+// current state.
+func (s *Server) prepare(w *work, d *draft) (*event, error) {
 	if d.TS == 0 {
 		d.TS = s.now()
 	}
@@ -88,12 +93,17 @@ func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
 		return nil, err
 	}
 	// An event of another server may have the largest depth that there is.
-	depth := min(w.room.Depth+1, maxDepth)
-	e, err := s.build(&w.room, d, prev, auth, depth)
+	e, err := s.build(&w.room, d, prev, auth, min(w.room.Depth+1, maxDepth))
 	if err != nil {
 		return nil, err
 	}
-	if err := allowed(e, set); err != nil {
+	return e, allowed(e, set)
+}
+
+// append builds an event of ours, judges it, and makes it the new head.
+func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
+	e, err := s.prepare(w, d)
+	if err != nil {
 		return nil, err
 	}
 	e.DeviceNID, e.TxnID = txn.DeviceNID, txn.ID
@@ -108,7 +118,7 @@ func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
 	// The event follows all that it names; what was left out stays an extremity.
 	left := w.room.Extremities[:max(0, len(w.room.Extremities)-maxPrevEvents)]
 	w.room.Extremities = append(slices.Clone(left), storage.Extremity{NID: e.NID, ID: e.ID})
-	w.room.Depth = depth
+	w.room.Depth = e.Depth()
 	w.dirty = true
 	return e, s.place(w, e, e.Root)
 }
@@ -187,16 +197,21 @@ func (s *Server) place(w *work, e *event, root int64) error {
 		return err
 	}
 	sender := id.UserID(e.SenderID())
-	ours := (s.local(sender) || w.relay) && (others > 0 || w.room.Servers > 0 || len(moves) > 0)
+	ours := (s.local(sender) && !w.arriving || w.relay) && (others > 0 || w.room.Servers > 0 || len(moves) > 0)
 	var users, joined []id.UserID
 	for i := range members {
+		if w.arriving && !members[i].Local {
+			continue
+		}
 		users = append(users, members[i].User)
 		if members[i].Membership == spec.Join {
 			joined = append(joined, members[i].User)
 		}
 	}
-	room := w.room.ID
-	w.tx.OnPos(1, func(pos id.Pos) error {
+	room, gap := w.room.ID, w.gap
+	w.gap = 0
+	w.tx.OnPos(1+gap, func(first id.Pos) error {
+		pos := first + id.Pos(gap)
 		for i := range members {
 			members[i].Pos = pos
 			if err := w.tx.InsertMembership(&members[i]); err != nil {
@@ -326,8 +341,15 @@ func (s *Server) moveMember(w *work, before, after *event) (*storage.Membership,
 	count(after, +1)
 	user := id.UserID(*either.StateKey())
 	m := &storage.Membership{User: user, Room: w.room.NID, Membership: spec.Leave, Local: s.local(user), Stripped: w.stripped[user]}
-	if after != nil { // else the state has nothing of the user any more
-		m.Membership, m.Event = after.membership(), after.NID
+	if after == nil { // the state has nothing of the user any more
+		return m, nil
+	}
+	m.Membership, m.Event = after.membership(), after.NID
+	if m.Local && m.Membership == spec.Invite && m.Stripped == nil && !w.arriving {
+		var err error
+		if m.Stripped, err = s.strippedState(w, id.UserID(after.SenderID())); err != nil {
+			return nil, err
+		}
 	}
 	return m, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"golang.org/x/sync/errgroup"
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
@@ -92,7 +93,41 @@ func (s *Server) Create(ctx context.Context, r CreateRequest) (id.RoomID, error)
 		room = w.room.ID
 		return w.finish()
 	})
-	return room, err
+	if err != nil {
+		return "", err
+	}
+	s.inviteOthers(ctx, room, &r)
+	return room, nil
+}
+
+// inviteContent is what the invites to a new room say beside the membership.
+func (r *CreateRequest) inviteContent() map[string]any {
+	if r.IsDirect {
+		return map[string]any{"is_direct": true}
+	}
+	return map[string]any{}
+}
+
+// inviteOthers invites the users of other servers to a new room, which is there already: that
+// one of them can't be invited does not undo it.
+func (s *Server) inviteOthers(ctx context.Context, room id.RoomID, r *CreateRequest) {
+	seen := make(map[id.UserID]bool)
+	var g errgroup.Group
+	g.SetLimit(fetchesAtOnce)
+	for _, user := range r.Invite {
+		if seen[user] || s.local(user) {
+			continue
+		}
+		seen[user] = true
+		g.Go(func() error {
+			err := s.inviteAfar(ctx, &MemberRequest{Room: room, Sender: r.Creator, Target: user, Content: r.inviteContent()})
+			if err != nil {
+				s.log.WarnContext(ctx, "a user could not be invited to a new room", "room", room, "user", user, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // its functions return no errors
 }
 
 // create makes a room within a transaction; the caller finishes the work.
@@ -120,15 +155,11 @@ func (s *Server) create(tx *storage.Tx, r *CreateRequest) (*work, error) {
 	}
 	seen := map[id.UserID]bool{r.Creator: true}
 	for _, user := range r.Invite {
-		if seen[user] {
+		if seen[user] || !s.local(user) {
 			continue
 		}
 		seen[user] = true
-		extra := map[string]any{}
-		if r.IsDirect {
-			extra["is_direct"] = true
-		}
-		if _, err := s.invite(w, r.Creator, user, extra); err != nil {
+		if _, err := s.invite(w, r.Creator, user, r.inviteContent()); err != nil {
 			return nil, err
 		}
 	}

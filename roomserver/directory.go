@@ -2,14 +2,17 @@ package roomserver
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/tidwall/gjson"
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/serverapi"
 	"parley/roomserver/state"
 	"parley/storage"
 )
@@ -87,7 +90,7 @@ func (s *Server) DeleteAlias(ctx context.Context, user id.UserID, alias id.RoomA
 // spec: client-server-api/index.md#get_matrixclientv3directoryroomroomalias
 func (s *Server) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []id.ServerName, err error) {
 	if alias.Server() != s.name {
-		return "", nil, matrixerr.New(matrixerr.NotFound, "There is no room with the alias %s.", alias)
+		return s.resolveAfar(ctx, alias)
 	}
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		a, err := tx.GetAlias(alias)
@@ -101,6 +104,76 @@ func (s *Server) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.
 		return err
 	})
 	return room, servers, err
+}
+
+// directoryTime is for how long another server may look in its directory.
+const directoryTime = 30 * time.Second
+
+// resolveAfar asks an alias's server what it points to.
+//
+// spec: server-server-api.md#get_matrixfederationv1querydirectory
+func (s *Server) resolveAfar(ctx context.Context, alias id.RoomAlias) (id.RoomID, []id.ServerName, error) {
+	none := matrixerr.New(matrixerr.NotFound, "There is no room with the alias %s.", alias)
+	if s.remote == nil {
+		return "", nil, none
+	}
+	ctx, cancel := context.WithTimeout(ctx, directoryTime)
+	defer cancel()
+	answer, err := s.remote.Directory(ctx, alias.Server(), alias)
+	if err != nil {
+		s.log.InfoContext(ctx, "an alias could not be looked up", "alias", alias, "error", err)
+		return "", nil, none
+	}
+	if _, err := id.ParseRoomID(string(answer.Room)); err != nil {
+		return "", nil, none
+	}
+	servers := []id.ServerName{alias.Server()}
+	for _, server := range answer.Servers {
+		if _, err := id.ParseServerName(string(server)); err == nil && len(servers) < maxAliasServers && !slices.Contains(servers, server) {
+			servers = append(servers, server)
+		}
+	}
+	return answer.Room, servers, nil
+}
+
+// maxAliasServers bounds the servers that are said to be in the room of an alias.
+const maxAliasServers = 100
+
+// PublicRoomsOf is a page of another server's directory.
+//
+// spec: server-server-api.md#published-room-directory
+func (s *Server) PublicRoomsOf(ctx context.Context, server id.ServerName, f PublicRoomsFilter, since string, limit int) (*serverapi.PublicRooms, error) {
+	if _, err := id.ParseServerName(string(server)); err != nil {
+		return nil, matrixerr.New(matrixerr.InvalidParam, "%q is not a server name.", server)
+	}
+	if s.remote == nil {
+		return nil, matrixerr.New(matrixerr.NotFound, "The directory of %q can't be asked: this server does not federate.", server)
+	}
+	r := serverapi.PublicRoomsRequest{Limit: limit, Since: since}
+	if f.Term != "" || f.Types != nil {
+		r.Filter = &serverapi.PublicRoomsFilter{Term: f.Term}
+		for _, t := range f.Types {
+			if t == "" {
+				r.Filter.Types = append(r.Filter.Types, nil)
+			} else {
+				r.Filter.Types = append(r.Filter.Types, &t)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, directoryTime)
+	defer cancel()
+	page, err := s.remote.PublicRooms(ctx, server, r)
+	if err != nil && matrixerr.CodeOf(err) == "" {
+		s.log.InfoContext(ctx, "a directory could not be asked", "server", server, "error", err)
+		err = matrixerr.New(matrixerr.Unknown, "The directory of %s could not be asked.", server).WithStatus(502)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if page.Chunk == nil {
+		page.Chunk = []json.RawMessage{}
+	}
+	return page, nil
 }
 
 // servers are some of the servers that are in a room, ours first if it is.
@@ -152,6 +225,9 @@ func (s *Server) ListAliases(ctx context.Context, user id.UserID, room id.RoomID
 	return out, err
 }
 
+// maxAfar bounds the aliases of other servers that are looked up for one event.
+const maxAfar = 20
+
 // checkCanonicalAlias refuses aliases that do not point to the room, among those that an
 // m.room.canonical_alias event adds.
 //
@@ -167,7 +243,8 @@ func (s *Server) checkCanonicalAlias(ctx context.Context, r SendRequest) error {
 		}
 		return out
 	}
-	return s.db.Read(ctx, func(tx *storage.Tx) error {
+	var afar []id.RoomAlias
+	err := s.db.Read(ctx, func(tx *storage.Tx) error {
 		room, err := tx.GetRoom(r.Room)
 		if missing, err := notFound(err); missing || err != nil {
 			return err // the write says so
@@ -188,6 +265,10 @@ func (s *Server) checkCanonicalAlias(ctx context.Context, r SendRequest) error {
 			if err != nil {
 				return matrixerr.New(matrixerr.InvalidParam, "%q is not a room alias.", alias)
 			}
+			if parsed.Server() != s.name && s.remote != nil {
+				afar = append(afar, parsed)
+				continue
+			}
 			a, err := tx.GetAlias(parsed)
 			if missing, err := notFound(err); err != nil {
 				return err
@@ -197,6 +278,22 @@ func (s *Server) checkCanonicalAlias(ctx context.Context, r SendRequest) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	if len(afar) > maxAfar {
+		return matrixerr.New(matrixerr.InvalidParam, "At most %d aliases of other servers can be added at once.", maxAfar)
+	}
+	for _, alias := range afar {
+		room, _, err := s.resolveAfar(ctx, alias)
+		if err != nil && !matrixerr.Is(err, matrixerr.NotFound) {
+			return err
+		}
+		if err != nil || room != r.Room {
+			return matrixerr.New(matrixerr.BadAlias, "The alias %s does not point to this room.", alias)
+		}
+	}
+	return nil
 }
 
 // Publish puts a room into the public directory, or takes it out.

@@ -102,10 +102,15 @@ func (s *Server) takeInRoom(ctx context.Context, origin id.ServerName, roomID id
 		}
 		return out
 	}
+	// What happens while we are let into a room is for us already.
+	s.entering.wait(ctx, roomID)
 	var room storage.Room
-	allowed := true
+	var here, allowed bool
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		if room, err = tx.GetRoom(roomID); err != nil {
+			return err
+		}
+		if here, err = s.takesPart(tx, &room); err != nil {
 			return err
 		}
 		allowed, err = s.serverAllowed(tx, &room, origin)
@@ -126,8 +131,13 @@ func (s *Server) takeInRoom(ctx context.Context, origin id.ServerName, roomID id
 	switch {
 	case !allowed:
 		return refuse(matrixerr.New(matrixerr.Forbidden, "The room's access control list denies the server.")), nil
-	case room.Root == 0:
-		return refuse(matrixerr.New(matrixerr.Forbidden, "This server is not in the room.")), nil
+	case !here:
+		for i, pdu := range pdus {
+			if out[i].Err == nil {
+				out[i].Err = s.takeOutside(ctx, &room, pdu)
+			}
+		}
+		return out, nil
 	}
 	unknown, err := s.withoutPlace(ctx, pdus)
 	if err != nil {

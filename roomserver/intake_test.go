@@ -181,6 +181,11 @@ func eachPair(t *testing.T, version id.RoomVersion, run func(t *testing.T, p *pa
 			ok(t, err)
 			ok(t, p.b.Receive(ctx, pdu))
 		}
+		ok(t, p.b.joinHere(ctx, &MemberRequest{Room: p.room, Sender: p.b.user}))
+		joined := p.b.events(t, p.room)
+		pdu, err := Parse(version, joined[len(joined)-1].JSON)
+		ok(t, err)
+		ok(t, p.a.Receive(ctx, pdu))
 		run(t, p)
 	})
 }

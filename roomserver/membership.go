@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -24,7 +25,9 @@ type MemberRequest struct {
 	Reason string
 	// Content holds further fields of the member event's content.
 	Content map[string]any
-	Txn     Txn
+	// Via are servers that may be in the room, for Join and Knock.
+	Via []id.ServerName
+	Txn Txn
 }
 
 func (r *MemberRequest) extra() map[string]any {
@@ -38,10 +41,37 @@ func (r *MemberRequest) extra() map[string]any {
 	return extra
 }
 
-// Join makes a user a member of a room.
+// Join makes a user a member of a room; where this server is not in it, or can't let the user
+// in, through one that is and can.
 //
 // spec: client-server-api/index.md#joining-rooms
 func (s *Server) Join(ctx context.Context, r MemberRequest) error {
+	unlock, err := s.entering.lock(ctx, r.Room)
+	if err != nil {
+		return err
+	}
+	here, err := s.TakesPart(ctx, r.Room)
+	if err != nil || here {
+		unlock()
+	}
+	if err != nil {
+		return err
+	}
+	if !here {
+		defer unlock()
+		return s.joinAfar(ctx, &r)
+	}
+	err = s.joinHere(ctx, &r)
+	var cannot *cannotAuthorise
+	if errors.As(err, &cannot) && s.remote != nil {
+		if afar := s.joinAfar(ctx, &r); !matrixerr.Is(afar, matrixerr.NotFound) {
+			err = afar
+		}
+	}
+	return err
+}
+
+func (s *Server) joinHere(ctx context.Context, r *MemberRequest) error {
 	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
 		current, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(r.Sender))
 		if err != nil {
@@ -52,18 +82,13 @@ func (s *Server) Join(ctx context.Context, r MemberRequest) error {
 		}
 		return s.join(w, r.Sender, current.membership(), r.extra(), r.Txn)
 	})
-	if matrixerr.Is(err, matrixerr.Forbidden) && s.unknown(ctx, r.Room) {
-		return matrixerr.New(matrixerr.NotFound, "No server is known that is in this room.")
-	}
 	return err
 }
 
-// unknown says whether we know nothing of a room's state.
-func (s *Server) unknown(ctx context.Context, room id.RoomID) bool {
-	r, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.Room, error) { return tx.GetRoom(room) })
-	missing, err := notFound(err)
-	return missing || err == nil && r.Root == 0
-}
+// cannotAuthorise is why this server can't let a user into a restricted room. Another may.
+type cannotAuthorise struct{ error }
+
+func (e *cannotAuthorise) Unwrap() error { return e.error }
 
 func (s *Server) join(w *work, user id.UserID, was string, extra map[string]any, txn Txn) (*event, error) {
 	if was != spec.Invite {
@@ -95,7 +120,7 @@ func (s *Server) authorisingUser(w *work, user id.UserID) (id.UserID, error) {
 		return "", err
 	}
 	if !ok {
-		return "", matrixerr.New(matrixerr.Forbidden, "You are in none of the rooms whose members may join this one.")
+		return "", &cannotAuthorise{matrixerr.New(matrixerr.Forbidden, "You are in none of the rooms whose members may join this one.")}
 	}
 	p, err := s.powers(w.tx, &w.room, w.room.Root)
 	if err != nil {
@@ -110,7 +135,7 @@ func (s *Server) authorisingUser(w *work, user id.UserID) (id.UserID, error) {
 			return m, nil
 		}
 	}
-	return "", matrixerr.New(matrixerr.UnableToGrantJoin, "No member of this server may invite to the room.")
+	return "", &cannotAuthorise{matrixerr.New(matrixerr.UnableToGrantJoin, "No member of this server may invite to the room.")}
 }
 
 // meetsCondition says whether a user is in one of the rooms that a restricted join rule names.
@@ -139,6 +164,33 @@ func (s *Server) meetsCondition(tx *storage.Tx, rules *event, user id.UserID) (b
 //
 // spec: client-server-api/index.md#leaving-rooms
 func (s *Server) Leave(ctx context.Context, r MemberRequest) error {
+	afar, err := s.outsideOnly(ctx, r.Room, r.Sender)
+	if err != nil {
+		return err
+	}
+	if afar {
+		return s.leaveAfar(ctx, &r)
+	}
+	return s.leaveHere(ctx, &r)
+}
+
+// outsideOnly says whether a user is invited to a room, or knocks on it, that we are not in.
+func (s *Server) outsideOnly(ctx context.Context, room id.RoomID, user id.UserID) (bool, error) {
+	return storage.Get(ctx, s.db, func(tx *storage.Tx) (bool, error) {
+		r, err := tx.GetRoom(room)
+		if missing, err := notFound(err); missing || err != nil {
+			return false, err
+		}
+		m, err := tx.GetMembership(user, r.NID)
+		if missing, err := notFound(err); missing || err != nil || m.Membership != spec.Invite && m.Membership != spec.Knock {
+			return false, err
+		}
+		here, err := s.takesPart(tx, &r)
+		return !here, err
+	})
+}
+
+func (s *Server) leaveHere(ctx context.Context, r *MemberRequest) error {
 	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
 		current, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(r.Sender))
 		if err != nil {
@@ -159,6 +211,9 @@ func (s *Server) Leave(ctx context.Context, r MemberRequest) error {
 //
 // spec: client-server-api/index.md#post_matrixclientv3roomsroomidinvite
 func (s *Server) Invite(ctx context.Context, r MemberRequest) error {
+	if !s.local(r.Target) {
+		return s.inviteAfar(ctx, &r)
+	}
 	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
 		return s.invite(w, r.Sender, r.Target, r.extra())
 	})
@@ -167,9 +222,6 @@ func (s *Server) Invite(ctx context.Context, r MemberRequest) error {
 
 // invite appends an invite, with what the invited user is shown of the room.
 func (s *Server) invite(w *work, sender, target id.UserID, extra map[string]any) (*event, error) {
-	if !s.local(target) {
-		return nil, matrixerr.New(matrixerr.Forbidden, "Users of other servers can't be invited: this server does not federate.")
-	}
 	return s.appendMember(w, sender, target, spec.Invite, extra, Txn{})
 }
 
@@ -228,12 +280,16 @@ func (s *Server) Ban(ctx context.Context, r MemberRequest) error {
 //
 // spec: client-server-api/index.md#knocking-on-rooms
 func (s *Server) Knock(ctx context.Context, r MemberRequest) error {
-	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
+	here, err := s.TakesPart(ctx, r.Room)
+	if err != nil {
+		return err
+	}
+	if !here {
+		return s.knockAfar(ctx, &r)
+	}
+	_, err = s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
 		return s.appendMember(w, r.Sender, r.Sender, spec.Knock, r.extra(), r.Txn)
 	})
-	if matrixerr.Is(err, matrixerr.Forbidden) && s.unknown(ctx, r.Room) {
-		return matrixerr.New(matrixerr.NotFound, "No server is known that is in this room.")
-	}
 	return err
 }
 
@@ -276,6 +332,9 @@ func (s *Server) sendMember(ctx context.Context, r SendRequest) (id.EventID, err
 		return "", matrixerr.New(matrixerr.BadJSON, "The content is not a JSON object.")
 	}
 	membership, _ := extra["membership"].(string)
+	if membership == spec.Invite && !s.local(target) {
+		return "", s.inviteAfar(ctx, &MemberRequest{Room: r.Room, Sender: r.Sender, Target: target, Content: extra})
+	}
 	return s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
 		d := &draft{Room: r.Room, Sender: r.Sender, Type: r.Type, StateKey: r.StateKey, TS: r.TS}
 		content, err := canonicalContent(w.room.Version, r.Content)

@@ -157,16 +157,10 @@ type authTuple = gomatrixserverlib.StateKeyTuple
 //
 // spec: rooms/v12.md#authorisation-rules
 func (s *Server) passesAuthEvents(w *work, e *event) (bool, error) {
-	ids := e.AuthEventIDs()
 	var missing MissingError
-	var pdus []gomatrixserverlib.PDU
-	needed := gomatrixserverlib.StateNeededForAuth([]gomatrixserverlib.PDU{e.PDU})
-	wanted := make(map[authTuple]bool)
-	for _, t := range needed.Tuples() {
-		wanted[t] = true
-	}
+	var auth []gomatrixserverlib.PDU
 	ok := true
-	for _, authID := range ids {
+	for _, authID := range e.AuthEventIDs() {
 		row, err := w.tx.GetEvent(id.EventID(authID))
 		if absent, err := notFound(err); err != nil {
 			return false, err
@@ -174,39 +168,48 @@ func (s *Server) passesAuthEvents(w *work, e *event) (bool, error) {
 			missing.Auth = append(missing.Auth, id.EventID(authID))
 			continue
 		}
-		auth, err := parseEvent(w.room.Version, row)
+		a, err := parseEvent(w.room.Version, row)
 		if err != nil {
 			return false, err
 		}
-		if row.Room != w.room.NID || row.Status == storage.Rejected || auth.StateKey() == nil {
-			ok = false
-			continue
-		}
-		// Each place once, and none that the rules don't ask for.
-		place := authTuple{EventType: auth.Type(), StateKey: *auth.StateKey()}
-		if !wanted[place] {
-			ok = false
-			continue
-		}
-		wanted[place] = false
-		pdus = append(pdus, auth.PDU)
+		ok = ok && row.Room == w.room.NID && row.Status != storage.Rejected
+		auth = append(auth, a.PDU)
 	}
 	if len(missing.Auth) > 0 {
 		return false, &missing
 	}
-	if !ok {
-		return false, nil
+	return ok && allowedBy(e.PDU, auth), nil
+}
+
+// allowedBy judges an event by its auth events, each of which must be in a place of its own in
+// the state, which the rules ask for.
+func allowedBy(e gomatrixserverlib.PDU, auth []gomatrixserverlib.PDU) bool {
+	wanted := make(map[authTuple]bool)
+	for _, t := range neededFor(e).Tuples() {
+		wanted[t] = true
 	}
-	provider, err := gomatrixserverlib.NewAuthEvents(pdus)
-	if err != nil {
-		return false, nil //nolint:nilerr // not a set of auth events
+	for _, a := range auth {
+		if a.StateKey() == nil {
+			return false
+		}
+		place := authTuple{EventType: a.Type(), StateKey: *a.StateKey()}
+		if !wanted[place] {
+			return false
+		}
+		wanted[place] = false
 	}
-	return gomatrixserverlib.Allowed(e.PDU, provider, userIDForSender) == nil, nil
+	provider, err := gomatrixserverlib.NewAuthEvents(auth)
+	return err == nil && gomatrixserverlib.Allowed(e, provider, userIDForSender) == nil
+}
+
+// neededFor is what the rules ask of a state to judge an event.
+func neededFor(e gomatrixserverlib.PDU) gomatrixserverlib.StateNeeded {
+	return gomatrixserverlib.StateNeededForAuth([]gomatrixserverlib.PDU{e})
 }
 
 // passes judges an event by a state.
 func (s *Server) passes(w *work, e *event, root int64) (bool, error) {
-	set, err := s.authSet(w.tx, &w.room, root, gomatrixserverlib.StateNeededForAuth([]gomatrixserverlib.PDU{e.PDU}))
+	set, err := s.authSet(w.tx, &w.room, root, neededFor(e.PDU))
 	if err != nil {
 		return false, err
 	}
@@ -329,10 +332,15 @@ func (s *Server) noteMissing(w *work, e *event) error {
 			if err := w.tx.InsertMissingEvent(w.room.NID, id.EventID(prev), e.NID); err != nil {
 				return err
 			}
+			w.gap = gapSize
 		}
 	}
 	return nil
 }
+
+// gapSize is how many places of the timeline are left free before an event that follows some
+// which we don't have, so that they can be filled in.
+const gapSize = 1000
 
 // extend moves the forward extremities and the current state on with an accepted event.
 // newest says that no event that we know follows it.

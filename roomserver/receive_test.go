@@ -182,7 +182,7 @@ func converge(t *testing.T, r *rand.Rand, version id.RoomVersion, urls []string)
 		for _, e := range sorted() {
 			deliver(i+1, e)
 		}
-		ok(t, n.Join(ctx, MemberRequest{Room: room, Sender: n.user}))
+		ok(t, n.joinHere(ctx, &MemberRequest{Room: room, Sender: n.user}))
 		collect(i + 1)
 		for j := range nodes {
 			for _, e := range sorted() {

@@ -127,23 +127,8 @@ func (s *Server) template(w *work, user id.UserID, content map[string]any) (*ser
 	}
 	key := string(user)
 	d := &draft{Room: w.room.ID, Sender: user, Type: spec.MRoomMember, StateKey: &key, Content: raw, TS: s.now()}
-	set, err := s.authFor(w.tx, &w.room, w.room.Root, d)
+	e, err := s.prepare(w, d)
 	if err != nil {
-		return nil, err
-	}
-	auth, err := s.authLinks(&w.room, set)
-	if err != nil {
-		return nil, err
-	}
-	prev, err := s.prevLinks(w)
-	if err != nil {
-		return nil, err
-	}
-	e, err := s.build(&w.room, d, prev, auth, min(w.room.Depth+1, maxDepth))
-	if err != nil {
-		return nil, err
-	}
-	if err := allowed(e, set); err != nil {
 		return nil, err
 	}
 	event := e.PDU.JSON()
@@ -183,7 +168,9 @@ func (s *Server) TakeMember(ctx context.Context, origin id.ServerName, room id.R
 		if err != nil {
 			return nil, err
 		}
-		pdu = pdu.Sign(string(s.name), gomatrixserverlib.KeyID(s.keyID), s.key)
+		if pdu, err = s.sign(r.Version, pdu); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.verify(ctx, []gomatrixserverlib.PDU{pdu})[0]; err != nil {
 		return nil, err
@@ -212,6 +199,12 @@ func (s *Server) TakeMember(ctx context.Context, origin id.ServerName, room id.R
 		return nil, matrixerr.New(matrixerr.InvalidParam, "The event names events that are not known here.")
 	}
 	return pdu.JSON(), err
+}
+
+// sign adds our signature to an event of another server.
+func (s *Server) sign(version id.RoomVersion, pdu gomatrixserverlib.PDU) (gomatrixserverlib.PDU, error) {
+	// What the library gives has lost its room ID in some versions.
+	return Parse(version, pdu.Sign(string(s.name), gomatrixserverlib.KeyID(s.keyID), s.key).JSON())
 }
 
 // mustBeMember refuses an event that is not what the request says it is.

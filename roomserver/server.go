@@ -54,6 +54,7 @@ type Server struct {
 	remote         Remote // nil: this node talks to no other
 	intake         intake
 	remoteRooms    *remoteHierarchies
+	entering       *roomLocks // of rooms that our users are about to be let into
 }
 
 // New makes a room server that is ready to use.
@@ -94,7 +95,7 @@ func New(o Options) (*Server, error) {
 		db: o.DB, name: o.Name, keyID: o.KeyID, key: o.Key, defaultVersion: o.DefaultVersion,
 		clock: o.Clock, log: o.Log,
 		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
-		acls: acls, remote: o.Remote, intake: newIntake(), remoteRooms: remoteRooms,
+		acls: acls, remote: o.Remote, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(),
 	}, nil
 }
 

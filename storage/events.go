@@ -120,6 +120,30 @@ func (tx *Tx) ListEventStatuses(events []id.EventID) (map[id.EventID]EventStatus
 	return out, err
 }
 
+// EventRef is an event's number, room and standing.
+type EventRef struct {
+	NID    EventNID
+	Room   RoomNID
+	Status EventStatus
+}
+
+// ListEventRefs are those of the given events that there are.
+func (tx *Tx) ListEventRefs(events []id.EventID) (map[id.EventID]EventRef, error) {
+	out := make(map[id.EventID]EventRef, len(events))
+	if len(events) == 0 {
+		return out, nil
+	}
+	err := tx.Query(`SELECT event_id, nid, room_nid, status FROM events WHERE event_id = ANY($1)`, []any{sqldb.Array(events)},
+		func(row sqldb.Scanner) error {
+			var event id.EventID
+			var r EventRef
+			err := row.Scan(&event, &r.NID, &r.Room, &r.Status)
+			out[event] = r
+			return err
+		})
+	return out, err
+}
+
 // ListEventsByNID are those of the given events that there are, in no order.
 func (tx *Tx) ListEventsByNID(nids []EventNID) ([]Event, error) {
 	switch len(nids) {

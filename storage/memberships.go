@@ -35,7 +35,8 @@ func scanMembership(row sqldb.Scanner) (m Membership, err error) {
 	return m, err
 }
 
-// InsertMembership writes what a user is to a room from now on.
+// InsertMembership writes what a user is to a room from now on. What they were shown of it stays
+// as long as the event does.
 func (tx *Tx) InsertMembership(m *Membership) error {
 	var stripped any
 	if m.Stripped != nil {
@@ -44,7 +45,8 @@ func (tx *Tx) InsertMembership(m *Membership) error {
 	_, err := tx.Exec(`INSERT INTO memberships (user_id, room_nid, membership, event_nid, pos, local, forgotten, stripped)
 		VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7)
 		ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid,
-			pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped`,
+			pos = excluded.pos, forgotten = FALSE, stripped = COALESCE(excluded.stripped,
+				CASE WHEN memberships.event_nid = excluded.event_nid THEN memberships.stripped END)`,
 		m.User, m.Room, m.Membership, m.Event, m.Pos, m.Local, stripped)
 	return err
 }

@@ -115,6 +115,12 @@ func (tx *Tx) UpdateRoomHead(r *Room) error {
 	return err
 }
 
+// UpdateRoomVersion corrects the version of a room of which we have no state.
+func (tx *Tx) UpdateRoomVersion(nid RoomNID, version id.RoomVersion) error {
+	_, err := tx.Exec(`UPDATE rooms SET version = $2 WHERE nid = $1`, nid, version)
+	return err
+}
+
 // UpdateRoomPublished puts the room into the public directory or takes it out.
 func (tx *Tx) UpdateRoomPublished(nid RoomNID, published bool) error {
 	_, err := tx.Exec(`UPDATE rooms SET published = $2 WHERE nid = $1`, nid, published)
