@@ -8,6 +8,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 
+	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/storage"
 )
@@ -62,6 +63,44 @@ func FuzzContent(f *testing.F) {
 			}
 			if pdu.EventID() != string(e.ID) || pdu.Redacted() {
 				t.Fatalf("version %s: the library reads %s as %s, redacted %v", version.Version, e.Event.JSON, pdu.EventID(), pdu.Redacted())
+			}
+		}
+	})
+}
+
+// FuzzParse gives the room server events as other servers may send them. What it takes in can be
+// asked for all that judging it asks; what it refuses is refused with an errcode.
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{
+		`{"type":"m.room.message","room_id":"!r:x","sender":"@a:x","content":{"body":"hi"},"prev_events":["$p"],"auth_events":["$a"],"depth":1,"origin_server_ts":1,"hashes":{"sha256":"x"},"signatures":{"x":{"ed25519:a":"y"}}}`,
+		`{"type":"m.room.message","room_id":"!r:x","sender":"@a:x","content":"evil"}`,
+		`{"type":"m.room.message","sender":"@a:x","content":{}}`,
+		`{"type":"m.room.message","room_id":"","sender":"@a:x","content":{}}`,
+		`{"type":"m.room.message","room_id":"!","sender":"a","content":{},"prev_events":[["$p",{"sha256":"x"}]],"event_id":"$e:x"}`,
+		`{"type":"m.room.create","state_key":"","sender":"@a:x","content":{"room_version":"12","additional_creators":7}}`,
+		`{"type":"m.room.member","state_key":"@b:x","room_id":"!r:x","sender":"@a:x","content":{"membership":1},"unsigned":[]}`,
+		`{"type":7,"content":null}`, `[]`, `{}`, `null`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		for _, version := range []id.RoomVersion{"1", "3", "6", "10", "11", "12"} {
+			pdu, err := Parse(version, raw)
+			if err != nil {
+				if matrixerr.CodeOf(err) == "" {
+					t.Fatalf("refused without an errcode: %v", err)
+				}
+				continue
+			}
+			if room := pdu.RoomID(); room.String() == "" || pdu.EventID() == "" {
+				t.Fatalf("version %s: an event of room %q with ID %q", version, room.String(), pdu.EventID())
+			}
+			pdu.AuthEventIDs()
+			pdu.PrevEventIDs()
+			pdu.SenderID()
+			pdu.Redact()
+			if !json.Valid(pdu.JSON()) {
+				t.Fatalf("version %s: %q is no JSON", version, pdu.JSON())
 			}
 		}
 	})

@@ -8,9 +8,11 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/tidwall/gjson"
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/signedjson"
 	"parley/roomserver/state"
 	"parley/storage"
 )
@@ -40,7 +42,13 @@ const maxAuthEvents = 10
 // content does not match its hash comes out redacted. Signatures are the caller's business.
 //
 // spec: server-server-api.md#checks-performed-on-receipt-of-a-pdu
-func Parse(version id.RoomVersion, raw []byte) (gomatrixserverlib.PDU, error) {
+func Parse(version id.RoomVersion, raw []byte) (pdu gomatrixserverlib.PDU, err error) {
+	// The library takes in events that it panics on later, when it can't redact or name them.
+	defer func() {
+		if recover() != nil {
+			pdu, err = nil, matrixerr.New(matrixerr.BadJSON, "The event does not have the format of room version %s.", version)
+		}
+	}()
 	v, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(version))
 	if err != nil {
 		return nil, matrixerr.New(matrixerr.UnsupportedRoomVersion, "Room version %q is not supported.", version)
@@ -48,9 +56,23 @@ func Parse(version id.RoomVersion, raw []byte) (gomatrixserverlib.PDU, error) {
 	if len(raw) > maxEventBytes {
 		return nil, matrixerr.New(matrixerr.TooLarge, "The event is larger than %d bytes.", maxEventBytes)
 	}
-	pdu, err := v.NewEventFromUntrustedJSON(raw)
+	pdu, err = v.NewEventFromUntrustedJSON(raw)
 	if err != nil {
 		return nil, matrixerr.New(matrixerr.BadJSON, "The event does not have the format of room version %s.", version)
+	}
+	if room := pdu.RoomID(); pdu.EventID() == "" || room.String() == "" { // in old versions the sender names the event
+		return nil, matrixerr.New(matrixerr.BadJSON, "The event has no ID or no room.")
+	}
+	if pdu.Type() == spec.MRoomCreate && v.PrivilegedCreators() {
+		gomatrixserverlib.CreatorsFromCreateEvent(pdu)
+	}
+	if signedjson.KeyTwice(pdu.JSON()) {
+		return nil, matrixerr.New(matrixerr.BadJSON, "The event has a key twice.")
+	}
+	// To the library null is as good as nothing.
+	fields := gjson.GetManyBytes(pdu.JSON(), "type", "content", "state_key")
+	if fields[0].Type != gjson.String || !fields[1].IsObject() || fields[2].Exists() && fields[2].Type != gjson.String {
+		return nil, matrixerr.New(matrixerr.BadJSON, "The event's type, content or state key is not what it must be.")
 	}
 	if len(pdu.PrevEventIDs()) > maxPrevEvents || len(pdu.AuthEventIDs()) > maxAuthEvents+1 {
 		return nil, matrixerr.New(matrixerr.BadJSON, "The event names too many previous or auth events.")

@@ -98,15 +98,15 @@ func writePEM(t testing.TB, file, kind string, der []byte) {
 // Parley starts a parley that is part of the network. Settings are added to its configuration.
 func (n *Network) Parley(t testing.TB, db Database, settings string) *Server {
 	t.Helper()
-	address := freeAddress(t)
+	address, metrics := freeAddress(t), freeAddress(t)
 	link := NewLink(t, address)
 	certificate, key := n.Certificate(t)
 	s := newParley(t, db, "server_name: "+link.Address+"\n"+
 		"listeners:\n  federation:\n    address: "+address+"\n    tls_certificate: "+certificate+"\n    tls_key: "+key+"\n"+
-		"federation:\n  notaries: []\n"+
-		"outgoing:\n  allow_networks: [127.0.0.0/8]\n"+
+		"federation:\n  notaries: []\nmetrics:\n  address: "+metrics+"\n"+
+		"outgoing:\n  allow_networks: [127.0.0.1]\n"+
 		"registration:\n  allow: anyone\nrate_limits:\n  enabled: false\n"+settings)
-	s.Name, s.Link = link.Address, link
+	s.Name, s.Link, s.Metrics = link.Address, link, "http://"+metrics+"/metrics"
 	serve := s.program
 	s.program = func() *exec.Cmd {
 		cmd := serve()

@@ -1,15 +1,18 @@
 package harness
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,9 +34,11 @@ const (
 // something else is said.
 type Server struct {
 	URL string
-	// Name is the server's name, and Link the way in for other servers, where it is part of a Network.
-	Name string
-	Link *Link
+	// Name is the server's name, Link the way in for other servers and Metrics the URL of its figures, where it is
+	// part of a Network.
+	Name    string
+	Link    *Link
+	Metrics string
 
 	t       testing.TB
 	db      Database
@@ -103,7 +108,12 @@ func (s *Server) begin() {
 	s.logs = logs
 	s.t.Cleanup(func() {
 		if s.process != nil {
-			s.Stop()
+			select {
+			case <-s.exited:
+				s.t.Errorf("%s ended by itself: %v", s.URL, s.process.ProcessState)
+			default:
+				s.Stop()
+			}
 		}
 		s.printLogs()
 		s.logs.Close()
@@ -233,6 +243,39 @@ func (s *Server) Pid() int {
 	return s.process.Process.Pid
 }
 
+// Figure reads one of the server's figures, by its name with all labels as Prometheus writes them; 0 where there is
+// none.
+func (s *Server) Figure(series string) float64 {
+	s.t.Helper()
+	resp, err := http.Get(s.Metrics)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), series+" "); ok {
+			figure, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return figure
+		}
+	}
+	return 0
+}
+
+// Logs is what the server has logged so far.
+func (s *Server) Logs() string {
+	s.t.Helper()
+	s.mine()
+	logs, err := os.ReadFile(s.logs.Name())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(logs)
+}
+
 // External tells whether the server is one that PARLEY_TEST_SERVER names.
 func (s *Server) External() bool { return s.db.Kind == "external" }
 
@@ -265,14 +308,17 @@ func (s *Server) printLogs() {
 	s.t.Logf("the log of %s on %s:\n%s", s.URL, s.db.Kind, strings.TrimSpace(string(logs)))
 }
 
-// freeAddress finds a port that nobody listens on. Another process could take it before the server does; then the
-// server ends at once and the test says why.
+// freeAddress finds a port that nobody listens on, out of the range from which systems take those of outgoing
+// connections. Another process could take it before the server does; then the server ends at once and the test says why.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		address := fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(22_000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
