@@ -76,6 +76,7 @@ func (c *Config) checkListeners(k *checker) {
 		{"listeners.client.address", l.Client.Address},
 		{"listeners.federation.address", l.Federation.Address},
 		{"metrics.address", c.Metrics.Address},
+		{"acme.http_address", c.ACME.HTTPAddress},
 	} {
 		if a.address == "" {
 			continue
@@ -102,9 +103,49 @@ func (c *Config) checkListeners(k *checker) {
 			k.add(t.setting+".tls_certificate", "is of no use without an address to listen on")
 		}
 	}
+	c.checkACME(k)
 	if l.Federation.Address != "" && !c.Federation.Enabled {
 		k.add("listeners.federation.address", "contradicts federation.enabled: false")
 	}
+}
+
+func (c *Config) checkACME(k *checker) {
+	used := false
+	for _, t := range []struct {
+		setting string
+		Listener
+	}{{"listeners.client", c.Listeners.Client}, {"listeners.federation", c.Listeners.Federation}} {
+		if !t.ACME {
+			continue
+		}
+		used = true
+		switch {
+		case t.TLSCertificate != "":
+			k.add(t.setting+".acme", "contradicts tls_certificate")
+		case t.Address == "":
+			k.add(t.setting+".acme", "is of no use without an address to listen on")
+		}
+	}
+	a := &c.ACME
+	switch {
+	case used && len(a.Domains) == 0:
+		k.add("acme.domains", "must name the hosts that listeners with acme are reached by")
+	case !used && len(a.Domains) > 0:
+		k.add("acme.domains", "is of no use without a listener that has acme: true")
+	case !used && a.HTTPAddress != "":
+		k.add("acme.http_address", "is of no use without a listener that has acme: true")
+	}
+	for i, d := range a.Domains {
+		// The authority decides what it gives certificates for; this finds slips.
+		_, err := id.ParseServerName(d)
+		if err != nil || strings.ContainsAny(d, ":[") || !strings.Contains(d, ".") || net.ParseIP(d) != nil {
+			k.add(fmt.Sprintf("acme.domains[%d]", i), "%q is not a host such as matrix.example.org", d)
+		}
+	}
+	if a.Email != "" && !strings.Contains(a.Email, "@") {
+		k.add("acme.email", "is not an email address")
+	}
+	webURL(k, "acme.directory", a.Directory)
 }
 
 func checkAddress(address string) error {

@@ -24,6 +24,9 @@ type Config struct {
 
 	// Where this node listens.
 	Listeners Listeners `yaml:"listeners"`
+	// Certificates that this node gets and renews by itself, from Let's Encrypt or another
+	// authority that speaks ACME.
+	ACME ACME `yaml:"acme"`
 	// Where accounts and rooms are kept.
 	Database Database `yaml:"database"`
 	// Who may make an account.
@@ -69,10 +72,28 @@ type Listener struct {
 	// machine.
 	Address string `yaml:"address"`
 	// A PEM file with the certificate and its chain; empty to speak plain HTTP, to a reverse
-	// proxy that does the TLS.
+	// proxy that does the TLS. Files that are replaced are read anew, without a restart.
 	TLSCertificate Path `yaml:"tls_certificate"`
 	// A PEM file with the certificate's private key.
 	TLSKey Path `yaml:"tls_key"`
+	// Whether this node gets the certificate by itself; see acme.
+	ACME bool `yaml:"acme"`
+}
+
+// ACME is certificates that a node gets by itself.
+type ACME struct {
+	// The hosts to get certificates for, such as matrix.example.org, which must lead to this
+	// node.
+	Domains []string `yaml:"domains"`
+	// Where the authority can reach you when a certificate is in trouble; may be empty. Whoever
+	// uses an authority agrees to its terms.
+	Email string `yaml:"email"`
+	// The authority's directory; empty for Let's Encrypt.
+	Directory string `yaml:"directory"`
+	// Where to listen for the authority's questions over plain HTTP, which it asks at port 80 of
+	// the domains, such as :80; everybody else is sent on to HTTPS. Empty where a listener with
+	// acme is reached at port 443, where the authority can ask too.
+	HTTPAddress string `yaml:"http_address"`
 }
 
 // Database is where accounts and rooms are kept.

@@ -117,7 +117,7 @@ server_name: is required: the name of this server, such as example.org`},
 		{"unclosed", "server_name: a.org\nlogging: {level: info\n", "2:10: not valid YAML: could not find flow mapping end token '}'"},
 		{"two documents", "server_name: a.org\n---\nserver_name: b.org\n", "3:1: begins a second document; a configuration is one"},
 		{"unknown", "server_name: a.org\nserver: b\nmetrics:\n  adress: x\n", `
-2:1: server: there is no such setting; the settings and sections are server_name, data_dir, presence, listeners, database, registration, rate_limits, well_known, limits, rooms, federation, outgoing, turn, logging, metrics
+2:1: server: there is no such setting; the settings and sections are server_name, data_dir, presence, listeners, acme, database, registration, rate_limits, well_known, limits, rooms, federation, outgoing, turn, logging, metrics
 4:3: metrics.adress: there is no such setting; the settings here are address`},
 		{"twice", "server_name: a.org\nserver_name: b.org\n", "2:1: server_name: is set twice; the first time in line 1"},
 		{"types", `
@@ -253,6 +253,34 @@ listeners:
 4:12: listeners.client.tls_certificate: the certificate and its key cannot be used: open DIR/nowhere.pem: no such file or directory
 6:5: listeners.federation.tls_certificate: is of no use without an address to listen on
 6:5: listeners.federation.tls_certificate: the certificate and its key cannot be used: tls: failed to find any PEM data in certificate input`},
+		{"acme", `
+server_name: a.org
+listeners:
+  client: {acme: true, tls_certificate: full, tls_key: full}
+  federation: {acme: true}
+acme: {domains: [a.org, "a.org:443", 1.2.3.4, localhost, "a b", "[::1]"], email: me, directory: x, http_address: nonsense}
+`, `
+4:12: listeners.client.acme: contradicts tls_certificate
+4:24: listeners.client.tls_certificate: the certificate and its key cannot be used: tls: failed to find any PEM data in certificate input
+5:16: listeners.federation.acme: is of no use without an address to listen on
+6:100: acme.http_address: "nonsense" is not an address with a port, such as 127.0.0.1:8008 or [::1]:8008
+6:25: acme.domains[1]: "a.org:443" is not a host such as matrix.example.org
+6:38: acme.domains[2]: "1.2.3.4" is not a host such as matrix.example.org
+6:47: acme.domains[3]: "localhost" is not a host such as matrix.example.org
+6:58: acme.domains[4]: "a b" is not a host such as matrix.example.org
+6:65: acme.domains[5]: "[::1]" is not a host such as matrix.example.org
+6:75: acme.email: is not an email address
+6:86: acme.directory: "x" is not a URL that starts with https://`},
+		{"acme for nobody", `
+server_name: a.org
+acme: {domains: [a.org]}
+`, `
+3:8: acme.domains: is of no use without a listener that has acme: true`},
+		{"acme without a domain", `
+server_name: a.org
+listeners: {client: {acme: true}}
+`, `
+acme.domains: must name the hosts that listeners with acme are reached by`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()

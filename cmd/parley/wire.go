@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,7 +10,6 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -54,47 +54,78 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 	})
 	mux.Handle("/", faces)
 
-	ended := make(chan error, 3)
-	running := 1
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// Those who wait for news are sent home first, so that their requests end.
 	defer context.AfterFunc(ctx, hub.Close)()
-	if cfg.Metrics.Address != "" {
-		running++
-		l := config.Listener{Address: cfg.Metrics.Address}
-		figures := http.NewServeMux()
-		figures.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-		figures.HandleFunc("GET /debug/pprof/", pprof.Index)
-		figures.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		go func() { ended <- listen(ctx, l, figures, log.With(packageKey, "metrics"), func(net.Addr) {}) }()
+	parts, err := listeners(cfg, mux, servers, metrics, log)
+	if err != nil {
+		return err
 	}
-	up := make(chan struct{})
-	if servers != nil {
-		running++
-		go func() {
-			ended <- listen(ctx, cfg.Listeners.Federation, servers, log.With(packageKey, "http"), func(net.Addr) { close(up) })
-		}()
-	} else {
-		close(up)
-	}
-	go func() {
-		ended <- listen(ctx, cfg.Listeners.Client, mux, log.With(packageKey, "http"), func(addr net.Addr) {
-			select {
-			case <-up: // so that all can connect
+	ended := make(chan error, len(parts))
+	others := make(chan struct{}, len(parts)) // gets one of each but the first, when others can connect
+	for i, p := range parts {
+		up := func(net.Addr) { others <- struct{}{} }
+		if i == 0 {
+			up = func(addr net.Addr) {
+				for range len(parts) - 1 {
+					select {
+					case <-others:
+					case <-ctx.Done():
+						return
+					}
+				}
 				ready(addr)
-			case <-ctx.Done():
 			}
-		})
-	}()
+		}
+		go func() { ended <- listen(ctx, p.address, p.certificates, p.handler, p.log, up) }()
+	}
 	var background sync.WaitGroup
 	defer background.Wait()
 	background.Go(func() { h.rooms.KeepSearch(ctx) })
-	for range running {
+	for range parts {
 		err = errors.Join(err, <-ended)
 		cancel() // one that cannot listen ends the others
 	}
 	return err
+}
+
+// part is something that is served at an address of its own.
+type part struct {
+	address      string
+	certificates *tls.Config
+	handler      http.Handler
+	log          *slog.Logger
+}
+
+// listeners are the parts of a node; the first is that for clients. servers is nil where there is none
+// for servers alone.
+func listeners(cfg *config.Config, clients, servers http.Handler, metrics *prometheus.Registry, log *slog.Logger) ([]part, error) {
+	web := log.With(packageKey, "http")
+	acme := newACME(cfg)
+	own, err := certificates(cfg.Listeners.Client, acme, web)
+	if err != nil {
+		return nil, err
+	}
+	parts := []part{{cfg.Listeners.Client.Address, own, clients, web}}
+	if servers != nil {
+		own, err := certificates(cfg.Listeners.Federation, acme, web)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part{cfg.Listeners.Federation.Address, own, servers, web})
+	}
+	if acme != nil && cfg.ACME.HTTPAddress != "" {
+		parts = append(parts, part{cfg.ACME.HTTPAddress, nil, acme.HTTPHandler(nil), web})
+	}
+	if cfg.Metrics.Address != "" {
+		figures := http.NewServeMux()
+		figures.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+		figures.HandleFunc("GET /debug/pprof/", pprof.Index)
+		figures.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		parts = append(parts, part{cfg.Metrics.Address, nil, figures, log.With(packageKey, "metrics")})
+	}
+	return parts, nil
 }
 
 // newFaces are the APIs: what is served to clients, and to other servers too unless they have a
@@ -157,36 +188,4 @@ func wellKnown(w config.WellKnown) clientapi.WellKnown {
 		out.Contacts = append(out.Contacts, clientapi.Contact{Role: c.Role, MatrixID: c.MatrixID, EmailAddress: c.EmailAddress})
 	}
 	return out
-}
-
-// listen serves HTTP at one address until ctx is done, and then lets the requests end that
-// have begun.
-func listen(ctx context.Context, l config.Listener, h http.Handler, log *slog.Logger, ready func(net.Addr)) error {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", l.Address)
-	if err != nil {
-		return fmt.Errorf("cannot listen: %w", err)
-	}
-	server := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 20 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-	drained := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-		defer cancel()
-		drained <- server.Shutdown(ctx)
-	})
-	log.Info("listening", "address", listener.Addr().String(), "tls", l.TLSCertificate != "")
-	ready(listener.Addr())
-	if l.TLSCertificate != "" {
-		err = server.ServeTLS(listener, string(l.TLSCertificate), string(l.TLSKey))
-	} else {
-		err = server.Serve(listener)
-	}
-	if stop() || !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
-	}
-	return <-drained
 }
