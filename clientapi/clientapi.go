@@ -87,6 +87,7 @@ func (a *API) Routes() httpapi.Table {
 		a.pusherRoutes(),
 		a.pushRuleRoutes(),
 		a.notificationRoutes(),
+		a.threadSubscriptionRoutes(),
 		a.keyRoutes(),
 		a.dehydratedRoutes(),
 		a.keyBackupRoutes(),

@@ -52,7 +52,7 @@ func (tx *Tx) UpdateDeviceSeen(nid, seen int64, ip string) error {
 	return err
 }
 
-// DeleteDevice removes a device, with its tokens, its pushers, its keys and what it remembered
+// DeleteDevice removes a device, with its tokens, its pushers, its keys, its notification settings and what it remembered
 // of requests. hadKeys says that it had identity keys, which others may have seen.
 func (tx *Tx) DeleteDevice(d *Device) (hadKeys bool, err error) {
 	for _, query := range [...]string{
@@ -68,6 +68,14 @@ func (tx *Tx) DeleteDevice(d *Device) (hadKeys bool, err error) {
 	}
 	if err := tx.DeletePushersOfDevice(d.User, d.NID); err != nil {
 		return false, err
+	}
+	// It is MSC3890: https://github.com/matrix-org/matrix-spec-proposals/pull/3890
+	for _, prefix := range [...]string{"m", "org.matrix.msc3890"} {
+		_, err := tx.Exec(`DELETE FROM account_data WHERE user_id = $1 AND room_id = '' AND type = $2`,
+			d.User, prefix+".local_notification_settings."+string(d.ID))
+		if err != nil {
+			return false, err
+		}
 	}
 	return tx.DeleteDeviceEncryption(d)
 }

@@ -214,7 +214,7 @@ func (s *Server) Deactivate(ctx context.Context, user id.UserID, erase bool) err
 		}
 		for _, remove := range []func(id.UserID) error{
 			tx.DeleteProfile, tx.DeleteAccountData, tx.DeleteFilters, tx.DeleteUserTokens, tx.DeletePushers,
-			tx.DeleteUserEncryption,
+			tx.DeleteUserEncryption, tx.DeleteThreadSubscriptions,
 		} {
 			if err := remove(user); err != nil {
 				return err

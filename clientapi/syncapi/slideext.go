@@ -33,6 +33,7 @@ func (s *slider) extensions() (news bool, err error) {
 		{e.Receipts != nil, s.slidingReceipts},
 		{e.Typing != nil, s.slidingTyping},
 		{e.Threads != nil, s.slidingThreads},
+		{e.Subscriptions != nil, s.slidingSubscriptions},
 	} {
 		if !extension.on {
 			continue
@@ -413,4 +414,74 @@ func (s *slider) writeThreadRoot(t *slidingThread) error {
 	s.out.key("thread_root")
 	s.out.raw(rendered[0])
 	return nil
+}
+
+// slidingSubscriptions writes to which threads the user came to be subscribed, or not any more.
+//
+// It is MSC4308: https://github.com/matrix-org/matrix-spec-proposals/pull/4308
+func (s *slider) slidingSubscriptions() (news bool, err error) {
+	e := s.in.Extensions.Subscriptions
+	limit := e.Limit
+	if limit <= 0 || limit > maxThreads {
+		limit = maxThreads
+	}
+	list, err := s.tx.ListThreadSubscriptions(s.req.user, s.from(), s.head.Pos, limit+1)
+	if err != nil || len(list) == 0 {
+		return false, err
+	}
+	o := s.out
+	o.key(e.Key)
+	o.open('{')
+	if len(list) > limit {
+		list = list[:limit]
+		o.key("prev_batch")
+		o.open('"')
+		o.buf = token.Append(o.buf, s.DB.Epoch(), int64(list[limit-1].Pos)-1)
+		o.close('"')
+	}
+	slices.SortFunc(list, func(x, y storage.ThreadSubscription) int {
+		return cmpAll(string(x.Room), string(y.Room), string(x.Root), string(y.Root))
+	})
+	for _, section := range [...]struct {
+		name       string
+		subscribed bool
+	}{{"subscribed", true}, {"unsubscribed", false}} {
+		var rows []storage.ThreadSubscription
+		for i := range list {
+			if (list[i].UnsubscribedAt == 0) == section.subscribed {
+				rows = append(rows, list[i])
+			}
+		}
+		if len(rows) > 0 {
+			o.key(section.name)
+			o.subscriptions(rows, section.subscribed)
+		}
+	}
+	o.close('}')
+	return true, nil
+}
+
+// subscriptions writes subscriptions to threads, which are sorted, by room and root.
+func (o *out) subscriptions(rows []storage.ThreadSubscription, subscribed bool) {
+	o.open('{')
+	for i := range rows {
+		r := &rows[i]
+		if i == 0 || rows[i-1].Room != r.Room {
+			o.anyKey(string(r.Room))
+			o.open('{')
+		}
+		o.anyKey(string(r.Root))
+		o.open('{')
+		if subscribed {
+			o.key("automatic")
+			o.bool(r.Automatic)
+		}
+		o.key("bump_stamp")
+		o.int(int64(r.Pos))
+		o.close('}')
+		if i == len(rows)-1 || rows[i+1].Room != r.Room {
+			o.close('}')
+		}
+	}
+	o.close('}')
 }

@@ -235,11 +235,13 @@ func TestRulesets(t *testing.T) {
 	})
 	s := c.Rulesets(me).Global
 	const override = "[.m.rule.master mine .m.rule.suppress_notices .m.rule.invite_for_me .m.rule.member_event .m.rule.is_user_mention " +
-		".m.rule.is_room_mention .m.rule.tombstone .m.rule.reaction .m.rule.room.server_acl .m.rule.suppress_edits]"
+		".m.rule.is_room_mention .m.rule.tombstone .m.rule.reaction .m.rule.room.server_acl .org.matrix.msc3930.rule.poll_response .m.rule.suppress_edits]"
 	if got := fmt.Sprint(ids(s.Override)); got != override {
 		t.Errorf("override: %s", got)
 	}
-	const underride = "[mine .m.rule.call .m.rule.encrypted_room_one_to_one .m.rule.room_one_to_one .m.rule.message .m.rule.encrypted]"
+	const underride = "[mine .m.rule.call .m.rule.encrypted_room_one_to_one .m.rule.room_one_to_one .m.rule.message .m.rule.encrypted " +
+		".org.matrix.msc3930.rule.poll_start_one_to_one .org.matrix.msc3930.rule.poll_start " +
+		".org.matrix.msc3930.rule.poll_end_one_to_one .org.matrix.msc3930.rule.poll_end]"
 	if got := fmt.Sprint(ids(s.Underride)); got != underride {
 		t.Errorf("underride: %s", got)
 	}

@@ -76,6 +76,10 @@ var defaults = [...]definition{
 			`{"kind":"event_match","key":"state_key","pattern":""}`,
 		},
 	}, {
+		// Rules for polls, by their unstable names: https://github.com/matrix-org/matrix-spec-proposals/pull/3930
+		id: ".org.matrix.msc3930.rule.poll_response", kind: Override,
+		conditions: []string{`{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.response"}`},
+	}, {
 		id: ".m.rule.suppress_edits", kind: Override,
 		conditions: []string{`{"kind":"event_property_is","key":"content.m\\.relates_to.rel_type","value":"m.replace"}`},
 	}, {
@@ -103,6 +107,28 @@ var defaults = [...]definition{
 	}, {
 		id: ".m.rule.encrypted", kind: Underride,
 		conditions: []string{`{"kind":"event_match","key":"type","pattern":"m.room.encrypted"}`},
+		actions:    []string{notify},
+	}, {
+		id: ".org.matrix.msc3930.rule.poll_start_one_to_one", kind: Underride,
+		conditions: []string{
+			`{"kind":"room_member_count","is":"2"}`,
+			`{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.start"}`,
+		},
+		actions: []string{notify, sound},
+	}, {
+		id: ".org.matrix.msc3930.rule.poll_start", kind: Underride,
+		conditions: []string{`{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.start"}`},
+		actions:    []string{notify},
+	}, {
+		id: ".org.matrix.msc3930.rule.poll_end_one_to_one", kind: Underride,
+		conditions: []string{
+			`{"kind":"room_member_count","is":"2"}`,
+			`{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.end"}`,
+		},
+		actions: []string{notify, sound},
+	}, {
+		id: ".org.matrix.msc3930.rule.poll_end", kind: Underride,
+		conditions: []string{`{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.end"}`},
 		actions:    []string{notify},
 	},
 }
