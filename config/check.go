@@ -182,6 +182,9 @@ func (c *Config) checkRegistration(k *checker) {
 	case r.Allow != Token && token != "":
 		k.add(token, `is of no use where registration.allow is %q; set that to "token"`, r.Allow)
 	}
+	if r.MinPassword < 1 || r.MinPassword > 128 {
+		k.add("registration.min_password", "must be 1 to 128, not %d", r.MinPassword)
+	}
 	// spec: client-server-api/index.md#token-authenticated-registration
 	if t := r.Token.Reveal(); len(t) > 64 || strings.Trim(t, tokenAlphabet) != "" {
 		k.add("registration.token", "must have at most 64 characters, of A-Z a-z 0-9 . _ ~ -")

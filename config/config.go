@@ -127,6 +127,8 @@ type Registration struct {
 	SharedSecretFile Path `yaml:"shared_secret_file"`
 	// Whether guests, who have no password, may use the server.
 	Guests bool `yaml:"guests"`
+	// How many characters a new password has at the least.
+	MinPassword int `yaml:"min_password"`
 }
 
 // RateLimits is how often one client may do what is costly or worth abusing.
@@ -290,7 +292,7 @@ func Default() *Config {
 			Client:         Listener{Address: "127.0.0.1:8008"},
 		},
 		Database:     Database{Durability: Full},
-		Registration: Registration{Allow: Nobody},
+		Registration: Registration{Allow: Nobody, MinPassword: 8},
 		RateLimits: RateLimits{
 			Enabled:      true,
 			Login:        Rate{PerSecond: 0.2, Burst: 5},

@@ -81,6 +81,7 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 		Publish:    publish,
 		NoPresence: cfg.Presence == config.PresenceOff,
 
+		MinPassword:       cfg.Registration.MinPassword,
 		RegistrationToken: cfg.Registration.Token.Reveal(),
 	}
 	if servers != nil {
