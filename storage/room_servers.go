@@ -102,9 +102,11 @@ func (tx *Tx) ListOutgoingNear(server id.ServerName, from, to id.Pos, limit int)
 // ListLastOutgoing is, of each room of which a server has not heard since from, the last event to
 // be sent to it up to to: up to limit of them, the earliest first.
 func (tx *Tx) ListLastOutgoing(server id.ServerName, from, to id.Pos, limit int) ([]Outgoing, error) {
-	return sqldb.List(tx.Tx, scanOutgoing, `SELECT o.room_nid, o.pos, o.event_nid FROM room_servers s JOIN outgoing o ON o.room_nid = s.room_nid
-		WHERE s.server = $1 AND o.pos > $2 AND o.pos = (SELECT MAX(l.pos) FROM outgoing l
-			WHERE l.room_nid = s.room_nid AND l.pos <= $3 AND l.pos >= s.since AND (s.until = 0 OR l.pos <= s.until))
+	return sqldb.List(tx.Tx, scanOutgoing, `SELECT o.room_nid, o.pos, o.event_nid
+		FROM (SELECT s.room_nid, (SELECT MAX(l.pos) FROM outgoing l
+				WHERE l.room_nid = s.room_nid AND l.pos > $2 AND l.pos <= $3 AND l.pos >= s.since AND (s.until = 0 OR l.pos <= s.until)) AS pos
+			FROM room_servers s WHERE s.server = $1) r
+		JOIN outgoing o ON o.room_nid = r.room_nid AND o.pos = r.pos
 		ORDER BY o.pos LIMIT $4`, server, from, to, limit)
 }
 

@@ -151,7 +151,7 @@ func (s *Server) UploadCrossSigning(ctx context.Context, user id.UserID, up Cros
 			}
 		}
 		if changed {
-			deviceListChanged(tx, user)
+			deviceListChanged(tx, user, storage.CrossSigningKeys)
 		}
 		return nil
 	})
@@ -211,13 +211,15 @@ func (s *Server) UploadSignatures(ctx context.Context, signer id.UserID, objects
 			return err
 		}
 		for user, keys := range objects {
-			signed := false
+			var signed []id.DeviceID
 			for keyID, object := range keys {
 				err := putSignatures(tx, signer, own, user, keyID, object)
 				var failed *matrixerr.Error
 				switch {
+				case err == nil && user == signer && keyID != own[storage.MasterKey].Public:
+					signed = append(signed, id.DeviceID(keyID))
 				case err == nil:
-					signed = true
+					signed = append(signed, storage.CrossSigningKeys)
 				case !errors.As(err, &failed):
 					return err
 				default:
@@ -227,8 +229,8 @@ func (s *Server) UploadSignatures(ctx context.Context, signer id.UserID, objects
 					failures[user][keyID] = failed
 				}
 			}
-			if signed {
-				signaturesChanged(tx, signer, user)
+			if len(signed) > 0 {
+				signaturesChanged(tx, signer, user, signed)
 			}
 		}
 		return nil
@@ -238,9 +240,9 @@ func (s *Server) UploadSignatures(ctx context.Context, signer id.UserID, objects
 
 // signaturesChanged has those learn of signatures who see them: of one's own keys all, of
 // another's keys the signer alone.
-func signaturesChanged(tx *storage.Tx, signer, user id.UserID) {
+func signaturesChanged(tx *storage.Tx, signer, user id.UserID, keys []id.DeviceID) {
 	if signer == user {
-		deviceListChanged(tx, user)
+		deviceListChanged(tx, user, keys...)
 		return
 	}
 	tx.OnPos(1, func(pos id.Pos) error {

@@ -68,7 +68,7 @@ func (s *Server) PutDehydratedDevice(ctx context.Context, user id.UserID, d Dehy
 		if err := tx.InsertDevice(&row); err != nil {
 			return err
 		}
-		if err := keys.put(tx, user, row.NID); err != nil {
+		if err := keys.put(tx, user, d.Device, row.NID); err != nil {
 			return err
 		}
 		return tx.InsertDehydratedDevice(user, row.NID, d.Data)

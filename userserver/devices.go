@@ -37,15 +37,16 @@ func (s *Server) RenameDevice(ctx context.Context, user id.UserID, device id.Dev
 		if err := tx.UpdateDeviceName(d.NID, name); err != nil {
 			return err
 		}
-		// Others see a device, and its name, by its keys.
-		if _, err := tx.GetDeviceKeys(d.NID); err != nil {
-			if errors.Is(err, storage.ErrNotFound) {
-				err = nil
-			}
-			return err
+		// Users see a device, and its name, by its keys; servers see all.
+		_, err = tx.GetDeviceKeys(d.NID)
+		if errors.Is(err, storage.ErrNotFound) {
+			deviceChanged(tx, user, device)
+			return nil
 		}
-		deviceListChanged(tx, user)
-		return nil
+		if err == nil {
+			deviceListChanged(tx, user, device)
+		}
+		return err
 	})
 }
 
@@ -99,25 +100,54 @@ func deleteDevices(tx *storage.Tx, user id.UserID, devices []storage.Device) err
 		return nil
 	}
 	hadKeys := false
+	names := make([]id.DeviceID, len(devices))
 	for i := range devices {
 		had, err := tx.DeleteDevice(&devices[i])
 		if err != nil {
 			return err
 		}
 		hadKeys = hadKeys || had
+		names[i] = devices[i].ID
 	}
 	if hadKeys {
-		deviceListChanged(tx, user)
+		deviceListChanged(tx, user, names...)
+	} else {
+		deviceChanged(tx, user, names...)
 	}
 	return nil
 }
 
-// deviceListChanged has all who share a room with the user learn that their devices changed.
+// deviceListChanged has all who share a room with the user learn that their devices changed, or
+// with [storage.CrossSigningKeys] for a device their cross-signing keys.
 //
 // spec: client-server-api/modules/end_to_end_encryption.md#tracking-the-device-list-for-a-user
-func deviceListChanged(tx *storage.Tx, user id.UserID) {
-	tx.OnPos(1, func(pos id.Pos) error {
-		tx.Notify(stream.Notice{Pos: pos, Kind: stream.DeviceList, User: user, Users: []id.UserID{user}})
-		return tx.UpdateDeviceList(user, pos)
+func deviceListChanged(tx *storage.Tx, user id.UserID, devices ...id.DeviceID) {
+	tx.OnPos(len(devices), func(first id.Pos) error {
+		last := first + id.Pos(len(devices)-1)
+		tx.Notify(stream.Notice{Pos: last, Kind: stream.DeviceList, User: user, Users: []id.UserID{user}})
+		if err := updateDeviceChanges(tx, user, devices, first); err != nil {
+			return err
+		}
+		return tx.UpdateDeviceList(user, last)
 	})
+}
+
+// deviceChanged has servers that share a room with the user learn of a change of a device that
+// their users have no use for: it has no keys.
+//
+// spec: server-server-api.md#device-management
+func deviceChanged(tx *storage.Tx, user id.UserID, devices ...id.DeviceID) {
+	tx.OnPos(len(devices), func(first id.Pos) error {
+		tx.Notify(stream.Notice{Pos: first + id.Pos(len(devices)-1), Kind: stream.Device, User: user})
+		return updateDeviceChanges(tx, user, devices, first)
+	})
+}
+
+func updateDeviceChanges(tx *storage.Tx, user id.UserID, devices []id.DeviceID, first id.Pos) error {
+	for i, device := range devices {
+		if err := tx.UpdateDeviceChange(user, device, first+id.Pos(i)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

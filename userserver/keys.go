@@ -13,6 +13,7 @@ import (
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/serverapi"
 	"parley/internal/stream"
 	"parley/storage"
 )
@@ -50,7 +51,7 @@ func (s *Server) UploadKeys(ctx context.Context, user id.UserID, device id.Devic
 	}
 	var counts map[string]int
 	err = s.db.Write(ctx, func(tx *storage.Tx) error {
-		if err := keys.put(tx, user, deviceNID); err != nil {
+		if err := keys.put(tx, user, device, deviceNID); err != nil {
 			return err
 		}
 		counts, err = tx.CountOneTimeKeys(deviceNID)
@@ -76,9 +77,9 @@ func (up *KeyUpload) check(user id.UserID, device id.DeviceID) (k checkedKeys, e
 	return k, err
 }
 
-func (k *checkedKeys) put(tx *storage.Tx, user id.UserID, device int64) error {
+func (k *checkedKeys) put(tx *storage.Tx, user id.UserID, name id.DeviceID, device int64) error {
 	if k.identity != nil {
-		if err := putDeviceKeys(tx, user, device, k.identity); err != nil {
+		if err := putDeviceKeys(tx, user, name, device, k.identity); err != nil {
 			return err
 		}
 	}
@@ -138,7 +139,7 @@ func withoutUnsigned(text json.RawMessage) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
-func putDeviceKeys(tx *storage.Tx, user id.UserID, device int64, keys []byte) error {
+func putDeviceKeys(tx *storage.Tx, user id.UserID, name id.DeviceID, device int64, keys []byte) error {
 	old, err := tx.GetDeviceKeys(device)
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
@@ -146,7 +147,7 @@ func putDeviceKeys(tx *storage.Tx, user id.UserID, device int64, keys []byte) er
 	if err == nil && bytes.Equal(old, keys) {
 		return nil
 	}
-	deviceListChanged(tx, user)
+	deviceListChanged(tx, user, name)
 	return tx.InsertDeviceKeys(device, keys)
 }
 
@@ -354,6 +355,19 @@ func (s *Server) LocalKeys(ctx context.Context, asker id.UserID, users map[id.Us
 		}
 	}
 	return out, nil
+}
+
+// PublicKeys are the keys of users of ours as any user may see them.
+func (s *Server) PublicKeys(ctx context.Context, users []id.UserID) (*serverapi.Keys, error) {
+	all := make(map[id.UserID][]id.DeviceID, len(users))
+	for _, user := range users {
+		all[user] = nil
+	}
+	a, err := s.LocalKeys(ctx, "", all)
+	if err != nil {
+		return nil, err
+	}
+	return &serverapi.Keys{DeviceKeys: a.DeviceKeys, MasterKeys: a.MasterKeys, SelfSigningKeys: a.SelfSigningKeys}, nil
 }
 
 // withSignatures is a key with the signatures that were made later, and with its device's name.

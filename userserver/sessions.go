@@ -210,6 +210,7 @@ func (s *Server) openSession(tx *storage.Tx, user id.UserID, n NewSession, fresh
 				return Session{}, err
 			}
 		}
+		deviceChanged(tx, user, d.ID)
 		if err := tx.InsertDevice(&d); err != nil {
 			return Session{}, err
 		}

@@ -15,11 +15,13 @@ import (
 	"parley/federation"
 	"parley/federation/remote"
 	"parley/federation/remote/keyring"
+	"parley/federation/sender"
 	"parley/internal/httpapi"
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/outgoing"
 	"parley/internal/serverapi"
+	"parley/internal/stream"
 	"parley/storage"
 )
 
@@ -51,6 +53,22 @@ func newRemote(cfg *config.Config, db *storage.DB, keys []signingKey, log *slog.
 	return remote.New(o)
 }
 
+// newSender starts to send to other servers; it is nil where the node has nothing to do with any.
+func newSender(cfg *config.Config, h *hearts, broker *stream.Broker, log *slog.Logger, metrics prometheus.Registerer) (*sender.Sender, error) {
+	if h.remote == nil {
+		return nil, nil
+	}
+	policy := remote.Policy{Allow: cfg.Federation.AllowServers, Deny: cfg.Federation.DenyServers}
+	o := sender.Options{
+		DB: h.db, ServerName: cfg.ServerName, Remote: h.remote, Rooms: h.rooms, Users: h.users, Broker: broker,
+		Allowed: policy.Allows, Log: log.With(packageKey, "sender"), Metrics: metrics,
+	}
+	if cfg.Presence != config.PresenceOff {
+		o.Presence = func(user id.UserID) sender.Presence { return sender.Presence(h.users.GetPresence(user)) }
+	}
+	return sender.New(o)
+}
+
 // remoteTLS says how the certificates of other servers are checked: by the authorities that the
 // machine trusts, or SSL_CERT_FILE names.
 func remoteTLS(cfg *config.Config) *tls.Config {
@@ -73,7 +91,7 @@ func serverFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics promet
 		ReceiveEDU: func(_ context.Context, _ id.ServerName, edu serverapi.EDU) error {
 			return matrixerr.New(matrixerr.Unrecognized, "EDUs of type %s are not known here.", edu.Type)
 		},
-		Heard: func(id.ServerName) {},
+		Heard: h.sender.Heard,
 		Log:   log.With(packageKey, "federation"), Metrics: metrics,
 	})
 	if err != nil {

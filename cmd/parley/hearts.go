@@ -12,6 +12,7 @@ import (
 
 	"parley/config"
 	"parley/federation/remote"
+	"parley/federation/sender"
 	"parley/internal/stream"
 	"parley/roomserver"
 	"parley/storage"
@@ -27,6 +28,8 @@ type hearts struct {
 	keys  []signingKey
 	// remote is nil where the node has nothing to do with other servers.
 	remote *remote.Client
+	// sender is nil there, and in a command: what one writes is sent when the node serves again.
+	sender *sender.Sender
 }
 
 // openHearts connects to the database, which it makes where there is none. publish is given
@@ -87,11 +90,14 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 	if servers != nil {
 		uo.Remote = servers
 	}
-	return &hearts{db, rooms, userserver.New(uo), keys, servers}, nil
+	return &hearts{db: db, rooms: rooms, users: userserver.New(uo), keys: keys, remote: servers}, nil
 }
 
 // close ends what runs, and writes what was accepted.
 func (h *hearts) close() error {
+	if h.sender != nil {
+		h.sender.Close()
+	}
 	h.users.Close()
 	if h.remote != nil {
 		h.remote.Close()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,7 +14,8 @@ import (
 	"parley/internal/unread"
 )
 
-// openNode connects to the database and starts what wakes those who wait for news of it.
+// openNode connects to the database, and starts what wakes those who wait for news of it and what
+// sends them to other servers.
 func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger, metrics prometheus.Registerer) (*hearts, *stream.Hub, error) {
 	var h *hearts
 	hub := stream.NewHub(stream.HubOptions{
@@ -28,6 +30,10 @@ func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger, metrics
 	if err != nil {
 		hub.Close()
 		return nil, nil, err
+	}
+	if h.sender, err = newSender(cfg, h, broker, log, metrics); err != nil {
+		hub.Close()
+		return nil, nil, errors.Join(err, h.close())
 	}
 	return h, hub, nil
 }

@@ -15,6 +15,7 @@ const (
 	Typing                      // who types in Room; the body says who
 	Presence                    // the presence of User; the body says which
 	KeyCounts                   // how many one-time keys devices of Users have left; has no position
+	Device                      // what other servers see of a device of User changed
 	Opened                      // nothing changed: the log was opened at Pos, and its notices follow from there
 )
 
@@ -32,7 +33,7 @@ type Notice struct {
 	Users []id.UserID
 	// Joined are those of Users who are members of Room from now on; the others are not.
 	Joined []id.UserID
-	// Away says that other servers are to hear of an event.
+	// Away says that other servers are to hear of an event or a message.
 	Away bool
 	// Body is for typing and presence.
 	Body []byte
