@@ -31,6 +31,7 @@ type wire struct {
 	change func(*serverapi.SendJoin)
 	asked  []string
 	dead   map[id.ServerName]bool
+	page   int // the most that is given of history at once
 }
 
 func (l *wire) to(server id.ServerName, what string) (*node, error) {
@@ -109,49 +110,60 @@ func (l *wire) Invite(ctx context.Context, server id.ServerName, room id.RoomID,
 	return n.ReceiveInvite(ctx, l.self, room, event, invite)
 }
 
-func (l *wire) peerOf(server id.ServerName, what string) (*peer, error) {
-	n, err := l.to(server, what)
-	return &peer{node: n}, err
-}
-
 func (l *wire) MissingEvents(ctx context.Context, server id.ServerName, room id.RoomID, r serverapi.MissingEvents) ([]json.RawMessage, error) {
-	p, err := l.peerOf(server, "missing")
+	n, err := l.to(server, "missing")
 	if err != nil {
 		return nil, err
 	}
-	return p.MissingEvents(ctx, server, room, r)
+	return n.ServeMissing(ctx, l.self, room, r)
+}
+
+func (l *wire) Backfill(ctx context.Context, server id.ServerName, room id.RoomID, from []id.EventID, limit int) ([]json.RawMessage, error) {
+	n, err := l.to(server, "backfill")
+	if err != nil {
+		return nil, err
+	}
+	return n.ServeHistory(ctx, l.self, room, from, min(limit, l.page))
 }
 
 func (l *wire) StateIDs(ctx context.Context, server id.ServerName, room id.RoomID, event id.EventID) (*serverapi.StateIDs, error) {
-	p, err := l.peerOf(server, "state_ids")
+	n, err := l.to(server, "state_ids")
 	if err != nil {
 		return nil, err
 	}
-	return p.StateIDs(ctx, server, room, event)
+	return n.ServeStateIDs(ctx, l.self, room, event)
 }
 
 func (l *wire) State(ctx context.Context, server id.ServerName, room id.RoomID, event id.EventID) (*serverapi.State, error) {
-	p, err := l.peerOf(server, "state")
+	n, err := l.to(server, "state")
 	if err != nil {
 		return nil, err
 	}
-	return p.State(ctx, server, room, event)
+	return n.ServeState(ctx, l.self, room, event)
 }
 
 func (l *wire) Event(ctx context.Context, server id.ServerName, event id.EventID) (json.RawMessage, error) {
-	p, err := l.peerOf(server, "event")
+	n, err := l.to(server, "event")
 	if err != nil {
 		return nil, err
 	}
-	return p.Event(ctx, server, event)
+	return n.ServeEvent(ctx, l.self, event)
 }
 
 func (l *wire) EventAuth(ctx context.Context, server id.ServerName, room id.RoomID, event id.EventID) ([]json.RawMessage, error) {
-	p, err := l.peerOf(server, "event_auth")
+	n, err := l.to(server, "event_auth")
 	if err != nil {
 		return nil, err
 	}
-	return p.EventAuth(ctx, server, room, event)
+	return n.ServeAuth(ctx, l.self, room, event)
+}
+
+func (l *wire) TimestampToEvent(ctx context.Context, server id.ServerName, room id.RoomID, ts int64, dir string) (*serverapi.NearestEvent, error) {
+	n, err := l.to(server, "timestamp_to_event")
+	if err != nil {
+		return nil, err
+	}
+	return n.ServeNearest(ctx, l.self, room, ts, dir == "b")
 }
 
 // newMesh makes nodes of the given names.
@@ -164,7 +176,7 @@ func newMesh(t *testing.T, url string, names ...id.ServerName) (mesh, map[id.Ser
 		}
 		seed := make([]byte, 32)
 		copy(seed, name)
-		links[name] = &wire{self: name, mesh: m, dead: make(map[id.ServerName]bool)}
+		links[name] = &wire{self: name, mesh: m, dead: make(map[id.ServerName]bool), page: 1000}
 		s, err := New(Options{DB: storagetest.Open(t, url, nil), Name: name, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed),
 			DefaultVersion: "12", Remote: links[name]})
 		ok(t, err)

@@ -357,6 +357,9 @@ const maxScan = 5000
 //
 // spec: client-server-api/index.md#get_matrixclientv3roomsroomidmessages
 func (s *Server) Messages(ctx context.Context, p PageRequest) (*Page, error) {
+	if p.Backward {
+		s.fillIn(ctx, &p)
+	}
 	return storage.Get(ctx, s.db, func(tx *storage.Tx) (*Page, error) {
 		v, err := s.view(tx, p.Reader.User, p.Room)
 		if err != nil {
@@ -368,6 +371,15 @@ func (s *Server) Messages(ctx context.Context, p PageRequest) (*Page, error) {
 		events, start, end, err := s.scan(tx, v, &p)
 		if err != nil {
 			return nil, err
+		}
+		if end == nil && p.Backward && len(events) > 0 {
+			// What other servers did not tell now, they may later.
+			if more, err := tx.HasGaps(v.Room.NID); err != nil {
+				return nil, err
+			} else if more {
+				below := events[len(events)-1].Ord - 1
+				end = &below
+			}
 		}
 		page := &Page{Start: start, End: end}
 		rows := plain(events)
@@ -481,6 +493,10 @@ type EventContext struct {
 //
 // spec: client-server-api/modules/event_context.md#get_matrixclientv3roomsroomidcontexteventid
 func (s *Server) Context(ctx context.Context, r ContextRequest) (*EventContext, error) {
+	if at, ok := s.ordOf(ctx, r.Event); ok && r.Limit > 1 {
+		before := at - 1
+		s.fillIn(ctx, &PageRequest{Room: r.Room, From: &before, Backward: true, Limit: r.Limit / 2, Filter: r.Filter, Reader: r.Reader})
+	}
 	return storage.Get(ctx, s.db, func(tx *storage.Tx) (*EventContext, error) {
 		v, err := s.view(tx, r.Reader.User, r.Room)
 		if err != nil {
@@ -538,6 +554,18 @@ func (s *Server) Context(ctx context.Context, r ContextRequest) (*EventContext, 
 		out.State, err = s.Render(tx, nil, &v.Room, stateEvents, r.Reader)
 		return out, err
 	})
+}
+
+// ordOf is where an event stands in its room's timeline.
+func (s *Server) ordOf(ctx context.Context, event id.EventID) (ord storage.Ord, ok bool) {
+	err := s.db.Read(ctx, func(tx *storage.Tx) error {
+		e, err := tx.GetEvent(event)
+		if err == nil {
+			ord, ok, err = tx.GetOrd(e.NID)
+		}
+		return err
+	})
+	return ord, ok && err == nil
 }
 
 // RelationsRequest asks for the events that relate to one.

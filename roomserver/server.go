@@ -55,6 +55,7 @@ type Server struct {
 	intake         intake
 	remoteRooms    *remoteHierarchies
 	entering       *roomLocks // of rooms that our users are about to be let into
+	filling        *roomLocks // of rooms whose history is asked for
 }
 
 // New makes a room server that is ready to use.
@@ -95,7 +96,7 @@ func New(o Options) (*Server, error) {
 		db: o.DB, name: o.Name, keyID: o.KeyID, key: o.Key, defaultVersion: o.DefaultVersion,
 		clock: o.Clock, log: o.Log,
 		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
-		acls: acls, remote: o.Remote, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(),
+		acls: acls, remote: o.Remote, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(), filling: newRoomLocks(),
 	}, nil
 }
 

@@ -493,6 +493,9 @@ const (
 //
 // spec: client-server-api/index.md#get_matrixclientv1roomsroomidtimestamp_to_event
 func (s *Server) Nearest(ctx context.Context, user id.UserID, room id.RoomID, ts int64, before bool) (event id.EventID, sent int64, err error) {
+	if s.remote != nil {
+		s.nearestAfar(ctx, user, room, ts, before)
+	}
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		v, err := s.view(tx, user, room)
 		if err != nil {

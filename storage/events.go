@@ -2,6 +2,7 @@ package storage
 
 import (
 	"database/sql"
+	"slices"
 
 	"github.com/tidwall/gjson"
 
@@ -202,6 +203,33 @@ func (tx *Tx) DeleteMissingEvent(room RoomNID, event id.EventID) (wanted bool, e
 func (tx *Tx) ListMissingEvents(room RoomNID, limit int) ([]id.EventID, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (e id.EventID, err error) { return e, row.Scan(&e) },
 		`SELECT DISTINCT event_id FROM missing_events WHERE room_nid = $1 ORDER BY event_id LIMIT $2`, room, limit)
+}
+
+// Gap is an event that we don't have, and the newest event of the timeline that names it.
+type Gap struct {
+	Event    id.EventID
+	WantedBy EventNID
+	Ord      Ord
+}
+
+// HasGaps says whether a room has missing events at all.
+func (tx *Tx) HasGaps(room RoomNID) (bool, error) {
+	var one int
+	return found(tx.QueryRow(`SELECT 1 FROM missing_events WHERE room_nid = $1 LIMIT 1`, []any{room}, &one))
+}
+
+// ListGaps are up to limit missing events that events of the timeline with to < ord <= from
+// name, those that the newest name first.
+func (tx *Tx) ListGaps(room RoomNID, from, to Ord, limit int) ([]Gap, error) {
+	gaps, err := sqldb.List(tx.Tx, func(row sqldb.Scanner) (g Gap, err error) { return g, row.Scan(&g.Event, &g.WantedBy, &g.Ord) },
+		`SELECT m.event_id, m.wanted_by, t.ord FROM missing_events m JOIN timeline t ON t.event_nid = m.wanted_by
+		WHERE m.room_nid = $1 AND t.ord <= $2 AND t.ord > $3 ORDER BY t.ord DESC, m.event_id LIMIT $4`, room, from, to, limit)
+	seen := make(map[id.EventID]bool, len(gaps))
+	return slices.DeleteFunc(gaps, func(g Gap) bool {
+		again := seen[g.Event]
+		seen[g.Event] = true
+		return again
+	}), err
 }
 
 // InsertEarlyRedaction notes that an event redacts one that we don't have yet.

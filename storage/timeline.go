@@ -47,6 +47,14 @@ func (tx *Tx) InsertTimeline(room RoomNID, ord Ord, event EventNID, current int6
 	return err
 }
 
+// InsertHistory is InsertTimeline for an event that comes to a place where the log has passed.
+func (tx *Tx) InsertHistory(room RoomNID, ord Ord, event EventNID, current int64) error {
+	if _, err := tx.Exec(`INSERT INTO search_pending (event_nid) VALUES ($1) ON CONFLICT (event_nid) DO NOTHING`, event); err != nil {
+		return err
+	}
+	return tx.InsertTimeline(room, ord, event, current)
+}
+
 // ListTimelineBackwards are up to limit events of the room's timeline with to < ord <= from,
 // the newest first.
 func (tx *Tx) ListTimelineBackwards(room RoomNID, from, to Ord, limit int) ([]TimelineEvent, error) {
