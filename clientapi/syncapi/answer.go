@@ -296,7 +296,7 @@ func (b *builder) rooms(memberships []storage.Membership) (news bool, err error)
 				continue
 			}
 			some = true
-			if err := o.rest(); err != nil {
+			if err := o.rest(&b.spooled); err != nil {
 				return false, err
 			}
 		}

@@ -62,7 +62,7 @@ func (b *builder) toDevice() (news bool, err error) {
 			b.out.raw(list[i].JSON)
 		}
 		from = list[len(list)-1].Pos
-		if err := b.out.rest(); err != nil {
+		if err := b.out.rest(&b.spooled); err != nil {
 			return false, err
 		}
 	}

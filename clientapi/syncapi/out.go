@@ -24,6 +24,9 @@ type out struct {
 	// last is the last byte that was sent, 0 before the first.
 	last byte
 	sent bool
+	// spool sends an answer that is more than one piece while the rest is made; nil until there
+	// is one.
+	spool *spool
 }
 
 var outs = sync.Pool{New: func() any { return &out{buf: make([]byte, 0, 4096)} }}
@@ -34,8 +37,11 @@ func newOut(w io.Writer) *out {
 	return o
 }
 
-// free gives the buffer back.
+// free gives the buffer back, and gives up what was not sent.
 func (o *out) free() {
+	if o.spool != nil {
+		o.spool.drop()
+	}
 	if cap(o.buf) > keepBuffer {
 		return
 	}
@@ -43,8 +49,16 @@ func (o *out) free() {
 	outs.Put(o)
 }
 
-// flush sends what there is.
+// flush sends what there is, and returns when the client has the whole answer.
 func (o *out) flush() error {
+	if o.spool != nil {
+		s := o.spool
+		if err := s.write(o.buf); err != nil {
+			return err
+		}
+		o.buf, o.spool = o.buf[:0], nil
+		return s.end()
+	}
 	if len(o.buf) == 0 {
 		return nil
 	}
@@ -57,12 +71,18 @@ func (o *out) flush() error {
 	return nil
 }
 
-// rest sends what there is if that is much.
-func (o *out) rest() error {
+// rest has what there is sent if that is much; it does not wait for the client.
+func (o *out) rest(total *spooled) error {
 	if len(o.buf) < flushAt {
 		return nil
 	}
-	return o.flush()
+	if o.spool == nil {
+		o.spool = newSpool(o.w, total)
+	}
+	o.sent, o.last = true, o.buf[len(o.buf)-1]
+	err := o.spool.write(o.buf)
+	o.buf = o.buf[:0]
+	return err
 }
 
 func (o *out) comma() {

@@ -454,7 +454,7 @@ func (s *slider) write() (news bool, err error) {
 		}
 		if told {
 			news = true
-			if err := o.rest(); err != nil {
+			if err := o.rest(&s.spooled); err != nil {
 				return false, err
 			}
 		}

@@ -103,6 +103,8 @@ type API struct {
 	given *lru.Cache[int64, id.Pos]
 	// counts are the fields on its keys that each device was told last; see knownKeyCounts.
 	counts *lru.Cache[int64, []byte]
+	// spooled is how much of answers waits in files for clients that are slow.
+	spooled spooled
 	// rosters and connections are those of sliding sync.
 	rosters     *rosters
 	connections *lru.Cache[connectionKey, *sliding.State]
