@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	"parley/internal/httpapi"
 	"parley/internal/id"
+	"parley/internal/mail"
 	"parley/internal/matrixerr"
+	"parley/userserver"
 )
 
 func (a *API) accountRoutes() httpapi.Table {
@@ -15,7 +18,6 @@ func (a *API) accountRoutes() httpapi.Table {
 		{Method: http.MethodGet, Path: v3 + "/account/whoami", Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.whoami)},
 		{Method: http.MethodPost, Path: v3 + "/account/password", Auth: httpapi.Optional, Rate: httpapi.RateLogin, Handler: httpapi.Handle(a.changePassword)},
 		{Method: http.MethodPost, Path: v3 + "/account/deactivate", Auth: httpapi.Optional, Rate: httpapi.RateLogin, Handler: httpapi.Handle(a.deactivate)},
-		{Method: http.MethodGet, Path: v3 + "/account/3pid", Auth: httpapi.User, Handler: httpapi.Handle(a.threePIDs)},
 		{Method: http.MethodPost, Path: v3 + "/user/{userId}/openid/request_token", Auth: httpapi.User, Handler: httpapi.Handle(a.openIDToken)},
 	}
 }
@@ -49,7 +51,11 @@ func (a *API) changePassword(ctx context.Context, r *httpapi.Request, in *passwo
 			return nil, err
 		}
 	}
-	user, err := a.confirm(ctx, r, in.Auth, "change password")
+	flows := passwordFlow
+	if a.users.HasMail() {
+		flows = append(slices.Clip(flows), []string{userserver.StageEmail})
+	}
+	user, err := a.confirmBy(ctx, r, userserver.Interaction{Flows: flows, Email: mail.Reset, Auth: in.Auth}, "change password")
 	if err != nil {
 		return nil, err
 	}
@@ -89,19 +95,8 @@ func (a *API) deactivate(ctx context.Context, r *httpapi.Request, in *deactivate
 	if err != nil {
 		return nil, err
 	}
-	// No account has an address at an identity server, so all of them are unbound.
-	return &deactivateResponse{"success"}, a.users.Deactivate(ctx, user, in.Erase)
-}
-
-type threePIDsResponse struct {
-	ThreePIDs []json.RawMessage `json:"threepids"`
-}
-
-// threePIDs are the user's addresses and numbers: none, as m.3pid_changes says that there can be none.
-//
-// spec: client-server-api/index.md#adding-account-administrative-contact-information
-func (a *API) threePIDs(context.Context, *httpapi.Request, *empty) (*threePIDsResponse, error) {
-	return &threePIDsResponse{[]json.RawMessage{}}, nil
+	unbound, err := a.users.Deactivate(ctx, user, in.Erase)
+	return &deactivateResponse{unbindResult(unbound)}, err
 }
 
 type userRequest struct {

@@ -105,7 +105,7 @@ func TestRegister(t *testing.T) {
 func TestRegisterByToken(t *testing.T) {
 	each(t, func(o *clientapi.Options, u *userserver.Options) {
 		u.RegistrationToken = "fixed"
-		o.Registration = clientapi.Registration{Token: true, Terms: map[string]any{"terms": map[string]any{"version": "1"}}}
+		o.Registration = clientapi.Registration{Token: true, Terms: []clientapi.Terms{{Name: "terms", Version: "1", Title: "Rules", URL: "https://x.org/rules"}}}
 	}, func(t *testing.T, n *node) {
 		if err := n.users.AddRegistrationToken(context.Background(), storage.RegistrationToken{Token: "once", UsesAllowed: 1}); err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func TestRegisterByToken(t *testing.T) {
 		}{{"a", "once", 200}, {"b", "once", 401}, {"c", "fixed", 200}, {"d", "fixed", 200}} {
 			a := register(test.name, "null").want(401, "")
 			if fmt.Sprint(a.body["flows"]) != "[map[stages:[m.login.registration_token m.login.terms]]]" ||
-				fmt.Sprint(a.body["params"]) != "map[m.login.terms:map[policies:map[terms:map[version:1]]]]" {
+				fmt.Sprint(a.body["params"]) != "map[m.login.terms:map[policies:map[terms:map[en:map[name:Rules url:https://x.org/rules] version:1]]]]" {
 				t.Errorf("challenge %s", a.text)
 			}
 			session := `","session":"` + a.get("session") + `"}`

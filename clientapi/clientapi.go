@@ -79,6 +79,8 @@ func (a *API) Routes() httpapi.Table {
 		a.registerRoutes(),
 		a.loginRoutes(),
 		a.accountRoutes(),
+		a.threePIDRoutes(),
+		a.pageRoutes(),
 		a.deviceRoutes(),
 		a.profileRoutes(),
 		a.accountDataRoutes(),

@@ -138,7 +138,7 @@ func (a *API) capabilities(_ context.Context, r *httpapi.Request, _ *empty) (*ca
 		ChangePassword: account,
 		RoomVersions:   roomVersions{a.rooms.DefaultVersion(), roomserver.Versions()},
 		ProfileFields:  account, SetDisplayName: enabled{true}, SetAvatarURL: account,
-		ThreePID: enabled{false}, GetLoginToken: account, ForcedForget: enabled{false},
+		ThreePID: enabled{!r.Caller.Guest && a.users.HasMail()}, GetLoginToken: account, ForcedForget: enabled{false},
 	}}, nil
 }
 

@@ -54,6 +54,7 @@ type loginRequest struct {
 	// User, Medium and Address are what old clients give in place of Identifier.
 	User         string      `json:"user"`
 	Medium       string      `json:"medium"`
+	Address      string      `json:"address"`
 	Password     string      `json:"password"`
 	Token        string      `json:"token"`
 	Device       id.DeviceID `json:"device_id"`
@@ -83,18 +84,14 @@ func (a *API) loginUser(ctx context.Context, r *httpapi.Request, in *loginReques
 	switch in.Type {
 	case loginPassword:
 		if in.Identifier.Type == "" && in.Medium != "" {
-			in.Identifier.Type = "m.id.thirdparty"
+			in.Identifier = userserver.Identifier{Type: "m.id.thirdparty", Medium: in.Medium, Address: in.Address}
 		}
-		name, err := in.Identifier.Name(in.User)
+		user, err := a.users.Identify(ctx, in.Identifier, in.User)
 		if err != nil {
 			return "", err
 		}
 		if in.Password == "" {
 			return "", matrixerr.New(matrixerr.MissingParam, "password is missing")
-		}
-		user, err := a.users.FindUser(name)
-		if err != nil {
-			return "", err
 		}
 		// Whoever guesses at one account does so from many addresses.
 		if err := r.Limit(httpapi.RateLogin, string(user)); err != nil {

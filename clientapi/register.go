@@ -9,6 +9,7 @@ import (
 
 	"parley/internal/httpapi"
 	"parley/internal/id"
+	"parley/internal/mail"
 	"parley/internal/matrixerr"
 	"parley/userserver"
 )
@@ -21,13 +22,21 @@ type Registration struct {
 	Token bool
 	// Guests lets anyone have an account that has no password and can do little.
 	Guests bool
-	// Terms are the policies that new users must accept, by their names, in the form of the
-	// stage's parameters; nil for none.
-	//
-	// spec: client-server-api/index.md#terms-of-service-at-registration
-	Terms map[string]any
+	// Terms are the policies that new users must accept.
+	Terms []Terms
 	// SharedSecret lets programs that know it; "" for none. See sharedSecretRegister.
 	SharedSecret string
+	// Email lets people show, when they register, that an address is theirs; RequireEmail has
+	// them do so.
+	Email, RequireEmail bool
+}
+
+// Terms are a policy that new users must accept.
+//
+// spec: client-server-api/index.md#terms-of-service-at-registration
+type Terms struct {
+	// Name is for programs, Title for people.
+	Name, Version, Title, URL string
 }
 
 // flows are the ways to authenticate a registration; none where nobody can register.
@@ -43,8 +52,15 @@ func (g *Registration) flows() [][]string {
 	if g.Terms != nil {
 		flow = append(flow, userserver.StageTerms)
 	}
+	withEmail := append(slices.Clip(flow), userserver.StageEmail)
 	if flow == nil {
 		flow = []string{userserver.StageDummy}
+	}
+	switch {
+	case g.RequireEmail:
+		return [][]string{withEmail}
+	case g.Email:
+		return [][]string{flow, withEmail}
 	}
 	return [][]string{flow}
 }
@@ -53,7 +69,11 @@ func (g *Registration) params() map[string]any {
 	if g.Terms == nil {
 		return nil
 	}
-	return map[string]any{userserver.StageTerms: map[string]any{"policies": g.Terms}}
+	policies := make(map[string]any, len(g.Terms))
+	for _, t := range g.Terms {
+		policies[t.Name] = map[string]any{"version": t.Version, "en": map[string]string{"name": t.Title, "url": t.URL}}
+	}
+	return map[string]any{userserver.StageTerms: map[string]any{"policies": policies}}
 }
 
 func (a *API) registerRoutes() httpapi.Table {
@@ -128,7 +148,7 @@ func (a *API) register(ctx context.Context, r *httpapi.Request, in *registerRequ
 			return nil, err
 		}
 	}
-	done, err := a.interact(ctx, userserver.Interaction{Flows: flows, Params: a.registration.params(), Auth: in.Auth}, "register")
+	done, err := a.interact(ctx, userserver.Interaction{Flows: flows, Email: mail.Register, Params: a.registration.params(), Auth: in.Auth}, "register")
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +157,7 @@ func (a *API) register(ctx context.Context, r *httpapi.Request, in *registerRequ
 	}
 	s, err := a.users.Register(ctx, userserver.Registration{
 		Localpart: in.Username, Password: in.Password, Token: done[userserver.StageRegistrationToken],
-		NoLogin: in.InhibitLogin, Session: session,
+		EmailSession: done.EmailSession(), Limited: true, NoLogin: in.InhibitLogin, Session: session,
 	})
 	if err != nil {
 		return nil, err
@@ -156,7 +176,7 @@ func (a *API) registerGuest(ctx context.Context, r *httpapi.Request, session use
 		return nil, err
 	}
 	session.Device, session.Refresh = "", false
-	s, err := a.users.Register(ctx, userserver.Registration{Guest: true, Session: session})
+	s, err := a.users.Register(ctx, userserver.Registration{Guest: true, Limited: true, Session: session})
 	if err != nil {
 		return nil, err
 	}

@@ -51,13 +51,17 @@ func challenge(c *userserver.Challenge) *matrixerr.Error {
 	return e
 }
 
-// passwordFlow is the one way for those who have an account to show that it is they who ask.
+// passwordFlow is the way for those who have an account to show that it is they who ask.
 var passwordFlow = [][]string{{userserver.StagePassword}}
 
 // confirm has the caller, or whoever asks where nobody is logged in, give their password, and
 // says whose it was.
 func (a *API) confirm(ctx context.Context, r *httpapi.Request, auth json.RawMessage, operation ...string) (id.UserID, error) {
-	in := userserver.Interaction{Flows: passwordFlow, Auth: auth}
+	return a.confirmBy(ctx, r, userserver.Interaction{Flows: passwordFlow, Auth: auth}, operation...)
+}
+
+// confirmBy is confirm for more ways than the password.
+func (a *API) confirmBy(ctx context.Context, r *httpapi.Request, in userserver.Interaction, operation ...string) (id.UserID, error) {
 	if r.Caller != nil {
 		in.User = r.Caller.User
 	}
@@ -65,5 +69,5 @@ func (a *API) confirm(ctx context.Context, r *httpapi.Request, auth json.RawMess
 	if err != nil {
 		return "", err
 	}
-	return id.UserID(done[userserver.StagePassword]), nil
+	return done.User(), nil
 }

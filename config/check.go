@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net"
+	"net/mail"
 	"net/url"
 	"slices"
 	"strconv"
@@ -41,6 +42,7 @@ func (c *Config) Check() error {
 		k.add("rooms.default_version", "there is no room version %q; the versions are 1 to 12", c.Rooms.DefaultVersion)
 	}
 	c.checkFederation(k)
+	c.checkEmail(k)
 	c.checkTURN(k)
 	for name := range c.Logging.Packages {
 		if name == "" || strings.ContainsAny(name, " \t") {
@@ -320,6 +322,38 @@ func (c *Config) checkFederation(k *checker) {
 func pattern(k *checker, setting, p string) {
 	if p == "" || strings.ContainsAny(p, " /@!#") {
 		k.add(setting, "%q is not a server name, nor one with * and ? as wildcards", p)
+	}
+}
+
+func (c *Config) checkEmail(k *checker) {
+	e, r := &c.Email, &c.Registration
+	if r.MaxUsers < 0 {
+		k.add("registration.max_users", "must not be negative")
+	}
+	for i, t := range r.Terms {
+		if t.Name == "" || t.Title == "" || t.Version == "" || !strings.HasPrefix(t.URL, "http") {
+			k.add(fmt.Sprintf("registration.terms[%d]", i), "needs a name, a version, a title and the URL of a page")
+		}
+	}
+	if e.Host == "" {
+		if r.RequireEmail {
+			k.add("registration.require_email", "needs a server that sends mail, in email.host")
+		}
+		return
+	}
+	switch e.Encryption {
+	case "starttls", "tls", "none":
+	default:
+		k.add("email.encryption", "%q is none of starttls, tls and none", e.Encryption)
+	}
+	if e.Port < 1 || e.Port > 65535 {
+		k.add("email.port", "%d is not a port", e.Port)
+	}
+	if _, err := mail.ParseAddress(e.From); err != nil {
+		k.add("email.from", "%q is not an email address", e.From)
+	}
+	if c.WellKnown.ClientBaseURL == "" {
+		k.add("email.host", "needs well_known.client_base_url, to which the links of mails lead")
 	}
 }
 

@@ -46,6 +46,9 @@ type Config struct {
 	// Which networks this node connects to when a stranger names the address: other
 	// servers, push gateways, previewed pages.
 	Outgoing Outgoing `yaml:"outgoing"`
+	// How this node sends mail, by which users show that an email address is theirs. Its
+	// links lead to well_known.client_base_url.
+	Email Email `yaml:"email"`
 	// The relay for voice and video calls.
 	TURN TURN `yaml:"turn"`
 	// What this node writes to its standard error.
@@ -129,6 +132,53 @@ type Registration struct {
 	Guests bool `yaml:"guests"`
 	// How many characters a new password has at the least.
 	MinPassword int `yaml:"min_password"`
+	// Whether new users must show that an email address is theirs, which needs the settings
+	// of email.
+	RequireEmail bool `yaml:"require_email"`
+	// How many accounts there may be before people can make no more for themselves; 0 for
+	// no bound.
+	MaxUsers int `yaml:"max_users"`
+	// The documents that new users must accept:
+	//
+	//	terms:
+	//	  - name: privacy
+	//	    version: "1.0"
+	//	    title: Privacy policy
+	//	    url: https://example.org/privacy
+	Terms []Terms `yaml:"terms"`
+}
+
+// Terms is a document that new users must accept.
+//
+// spec: client-server-api/index.md#terms-of-service-at-registration
+type Terms struct {
+	// A name for programs, of letters, digits, _ and -.
+	Name string `yaml:"name"`
+	// The document's version.
+	Version string `yaml:"version"`
+	// What people read as its name.
+	Title string `yaml:"title"`
+	// Where the document is to be read.
+	URL string `yaml:"url"`
+}
+
+// Email is the SMTP server by which a node sends mail.
+type Email struct {
+	// The server's host name; empty to send no mail, so that users can't use email addresses.
+	Host string `yaml:"host"`
+	// The server's port.
+	Port int `yaml:"port"`
+	// How the connection is encrypted: "starttls", "tls" from its beginning, or "none", for a
+	// server on the same machine.
+	Encryption string `yaml:"encryption"`
+	// The user name, where the server asks for one.
+	Username string `yaml:"username"`
+	// The password.
+	Password Secret `yaml:"password"`
+	// A file that holds the password.
+	PasswordFile Path `yaml:"password_file"`
+	// Who sends, such as Example <noreply@example.org>.
+	From string `yaml:"from"`
 }
 
 // RateLimits is how often one client may do what is costly or worth abusing.
@@ -325,7 +375,8 @@ func Default() *Config {
 				"fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
 			),
 		},
-		TURN: TURN{Lifetime: 24 * time.Hour},
+		Email: Email{Port: 587, Encryption: "starttls"},
+		TURN:  TURN{Lifetime: 24 * time.Hour},
 		Logging: Logging{
 			Level:  LevelInfo,
 			Format: FormatText,

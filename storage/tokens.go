@@ -102,9 +102,12 @@ func (tx *Tx) DeleteUserTokens(user id.UserID) error {
 	return err
 }
 
-// DeleteExpired removes the short-lived tokens and the sessions of user-interactive
-// authentication that have expired.
+// DeleteExpired removes the short-lived tokens, and the sessions of user-interactive
+// authentication and of addresses that have expired.
 func (tx *Tx) DeleteExpired(now int64) error {
+	if _, err := tx.Exec(`DELETE FROM threepid_sessions WHERE expires <= $1`, now); err != nil {
+		return err
+	}
 	if _, err := tx.Exec(`DELETE FROM user_tokens WHERE expires <= $1`, now); err != nil {
 		return err
 	}

@@ -49,6 +49,11 @@ func (tx *Tx) LockUser(user id.UserID) (User, error) {
 	return one(tx, scanUser, `SELECT `+userColumns+` FROM users WHERE user_id = $1 FOR UPDATE`, user)
 }
 
+// CountUsers is how many accounts people use: neither guests nor those that have ended.
+func (tx *Tx) CountUsers() (n int, err error) {
+	return n, tx.QueryRow(`SELECT COUNT(*) FROM users WHERE NOT deactivated AND NOT guest`, nil, &n)
+}
+
 // ListUsers are up to limit accounts in the order of their IDs, those after the given one.
 func (tx *Tx) ListUsers(after id.UserID, limit int) ([]User, error) {
 	return sqldb.List(tx.Tx, scanUser, `SELECT `+userColumns+` FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)

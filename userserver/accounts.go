@@ -23,6 +23,10 @@ type Registration struct {
 	Guest    bool
 	// Token is the registration token that allows this, "" where none is needed.
 	Token string
+	// EmailSession is the session in which the new user showed that an address is theirs, "" for none.
+	EmailSession string
+	// Limited says that the bound of accounts holds for this one.
+	Limited bool
 	// NoLogin asks for the account alone.
 	NoLogin bool
 	Session NewSession
@@ -91,12 +95,30 @@ func (s *Server) Register(ctx context.Context, r Registration) (Session, error) 
 	}
 	out := Session{User: user}
 	err = s.db.Write(ctx, func(tx *storage.Tx) error {
+		if r.Limited && s.maxUsers > 0 {
+			n, err := tx.CountUsers()
+			if err != nil {
+				return err
+			}
+			if n >= s.maxUsers {
+				return matrixerr.New(matrixerr.ResourceLimitExceeded, "this server has as many users as it takes")
+			}
+		}
 		inserted, err := tx.InsertUser(&u)
 		if err != nil {
 			return err
 		}
 		if !inserted {
 			return inUse(user)
+		}
+		if r.EmailSession != "" {
+			row, err := tx.GetThreePIDSession(r.EmailSession, s.millis())
+			if err != nil {
+				return notFound(err, "the session of the address has expired")
+			}
+			if err := s.addThreePID(tx, user, &row); err != nil {
+				return err
+			}
 		}
 		if r.Token != "" && !s.isFixedToken(r.Token) {
 			ok, err := tx.UpdateRegistrationTokenUsed(r.Token, s.millis())
@@ -199,11 +221,12 @@ func (s *Server) ChangePassword(ctx context.Context, user id.UserID, password st
 }
 
 // Deactivate ends an account for ever: nobody can log in to it, its user leaves all rooms.
-// It may be called again for an account whose user could not leave all of them.
+// It may be called again for an account whose user could not leave all of them. unbound says
+// that identity servers know nothing of the user through us any more.
 //
 // spec: client-server-api/index.md#account-deactivation
-func (s *Server) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
-	err := s.db.Write(ctx, func(tx *storage.Tx) error {
+func (s *Server) Deactivate(ctx context.Context, user id.UserID, erase bool) (unbound bool, err error) {
+	err = s.db.Write(ctx, func(tx *storage.Tx) error {
 		u, err := tx.LockUser(user)
 		if err != nil {
 			return notFound(err, "there is no user %s", user)
@@ -214,7 +237,7 @@ func (s *Server) Deactivate(ctx context.Context, user id.UserID, erase bool) err
 		}
 		for _, remove := range []func(id.UserID) error{
 			tx.DeleteProfile, tx.DeleteAccountData, tx.DeleteFilters, tx.DeleteUserTokens, tx.DeletePushers,
-			tx.DeleteUserEncryption, tx.DeleteThreadSubscriptions,
+			tx.DeleteUserEncryption, tx.DeleteThreadSubscriptions, tx.DeleteThreePIDs,
 		} {
 			if err := remove(user); err != nil {
 				return err
@@ -223,13 +246,13 @@ func (s *Server) Deactivate(ctx context.Context, user id.UserID, erase bool) err
 		return deleteDevicesBut(tx, user, 0)
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	s.cache.drop(user)
 	if err := s.rooms.LeaveAll(ctx, user); err != nil {
-		return fmt.Errorf("leave the rooms of %s: %w", user, err)
+		return false, fmt.Errorf("leave the rooms of %s: %w", user, err)
 	}
-	return nil
+	return s.unbind(ctx, user, func(storage.Binding) bool { return true })
 }
 
 // UpdateUser changes an account's flags: fn is given it, and sets what is to be set.

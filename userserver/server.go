@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"parley/internal/id"
+	"parley/internal/mail"
 	"parley/internal/matrixerr"
 	"parley/internal/stream"
 	"parley/storage"
@@ -45,6 +46,14 @@ type Options struct {
 	NoPresence bool
 	// RegistrationToken can be used for any number of registrations; "" for no such token.
 	RegistrationToken string
+	// MaxUsers bounds the accounts that people make for themselves; 0 for no bound.
+	MaxUsers int
+	// Mailer sends the mails by which addresses are shown to be their users'; nil for none. Their
+	// links begin with PublicURL.
+	Mailer    *mail.Mailer
+	PublicURL string
+	// Identity tells identity servers of addresses; nil where this node talks to none.
+	Identity IdentityServers
 	// Remote asks other servers; nil where this node talks to none.
 	Remote Remote
 }
@@ -60,8 +69,12 @@ type Server struct {
 	minPwd int
 	life   time.Duration
 
-	regToken string
-	remote   Remote
+	regToken  string
+	maxUsers  int
+	mailer    *mail.Mailer
+	publicURL string
+	identity  IdentityServers
+	remote    Remote
 
 	cache     *tokenCache
 	lastSweep sweepTime
@@ -96,7 +109,7 @@ func New(o Options) *Server {
 	s := &Server{
 		db: o.DB, name: o.ServerName, rooms: o.Rooms, log: o.Log, now: o.Now,
 		hasher: newHasher(o.Hashing), minPwd: o.MinPassword, life: o.AccessTokenLife,
-		regToken: o.RegistrationToken, remote: o.Remote,
+		regToken: o.RegistrationToken, maxUsers: o.MaxUsers, mailer: o.Mailer, publicURL: o.PublicURL, identity: o.Identity, remote: o.Remote,
 		cache: newTokenCache(), stop: make(chan struct{}),
 	}
 	s.typing = &typing{publish: o.Publish, rooms: make(map[id.RoomID]*typingRoom)}

@@ -3,13 +3,17 @@ package userserver
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"parley/internal/id"
+	"parley/internal/mail"
 	"parley/internal/matrixerr"
 	"parley/storage"
 )
@@ -22,6 +26,7 @@ const (
 	StageDummy             = "m.login.dummy"
 	StageRegistrationToken = "m.login.registration_token"
 	StageTerms             = "m.login.terms"
+	StageEmail             = "m.login.email.identity"
 )
 
 // uiaLife is how long a client has for the stages.
@@ -35,6 +40,8 @@ type Interaction struct {
 	User id.UserID
 	// Flows are the ways to authenticate, each a list of stages.
 	Flows [][]string
+	// Email is for what an address may have been shown to be one's own.
+	Email mail.Kind
 	// Params are what clients need to know for a stage.
 	Params map[string]any
 	// Auth is what the client gave as "auth", nil for nothing.
@@ -73,6 +80,10 @@ type authDict struct {
 	User     string `json:"user"`
 	Password string `json:"password"`
 	Token    string `json:"token"`
+	ThreePID struct {
+		SID    string `json:"sid"`
+		Secret string `json:"client_secret"`
+	} `json:"threepid_creds"`
 }
 
 // Identifier names a user who logs in.
@@ -81,11 +92,30 @@ type authDict struct {
 type Identifier struct {
 	Type string `json:"type"`
 	User string `json:"user"`
+	// Medium and Address are of m.id.thirdparty.
+	Medium  string `json:"medium"`
+	Address string `json:"address"`
 }
 
-// Name is the user ID or localpart that the identifier means; legacy is the field that stood in
-// its place once.
-func (i Identifier) Name(legacy string) (string, error) {
+// Identify is the user whom an identifier means; legacy is the field that stood in its place
+// once.
+func (s *Server) Identify(ctx context.Context, i Identifier, legacy string) (id.UserID, error) {
+	if i.Type == "m.id.thirdparty" {
+		user, err := s.FindThreePID(ctx, i.Medium, i.Address)
+		if matrixerr.Is(err, matrixerr.NotFound) {
+			return "", wrongPassword()
+		}
+		return user, err
+	}
+	name, err := i.name(legacy)
+	if err != nil {
+		return "", err
+	}
+	return s.FindUser(name)
+}
+
+// name is the user ID or localpart that the identifier means.
+func (i Identifier) name(legacy string) (string, error) {
 	switch {
 	case i.Type == "" && legacy != "":
 		return legacy, nil
@@ -95,9 +125,8 @@ func (i Identifier) Name(legacy string) (string, error) {
 		return "", matrixerr.New(matrixerr.MissingParam, "the identifier has no user")
 	case i.Type == "m.id.user":
 		return i.User, nil
-	case i.Type == "m.id.thirdparty" || i.Type == "m.id.phone":
-		// No account here has an address or a number, so none is known.
-		return "", wrongPassword()
+	case i.Type == "m.id.phone":
+		return "", wrongPassword() // no account here has a number
 	}
 	return "", matrixerr.New(matrixerr.Unknown, "identifiers of type %.50q are not known here", i.Type).WithStatus(400)
 }
@@ -126,7 +155,8 @@ func parseAuth(text json.RawMessage) (authDict, error) {
 // Nothing is written until a stage is complete and another one is left: a session that is not
 // known is one in which nothing is complete.
 func (s *Server) Interact(ctx context.Context, in Interaction) (Authenticated, error) {
-	c := &Challenge{Flows: in.Flows, Params: in.Params, Session: rand.Text()}
+	in.Operation = operationHash(in.Operation)
+	c := &Challenge{Flows: in.Flows, Params: in.Params, Session: rand.Text()[:20] + "." + in.Operation}
 	if in.Auth == nil || string(in.Auth) == "null" {
 		return nil, c
 	}
@@ -141,10 +171,13 @@ func (s *Server) Interact(ctx context.Context, in Interaction) (Authenticated, e
 	if auth.Session != "" {
 		c.Session = auth.Session
 	}
-	if other, err := s.namesAnother(&in, &auth); err != nil {
+	if other, err := s.namesAnother(ctx, &in, &auth); err != nil {
 		return nil, err
 	} else if other {
 		return nil, matrixerr.New(matrixerr.Forbidden, "this request can be authenticated by %s alone", in.User)
+	}
+	if user := done[StagePassword]; in.User != "" && user != "" && user != string(in.User) {
+		return nil, matrixerr.New(matrixerr.Forbidden, "somebody else gave their password in this session").WithStatus(403)
 	}
 	progress := false
 	switch {
@@ -186,15 +219,13 @@ func (s *Server) tryStage(ctx context.Context, in *Interaction, auth *authDict) 
 	case StageDummy, StageTerms:
 		return "yes", nil
 	case StagePassword:
-		name, err := auth.Identifier.Name(auth.User)
-		if err != nil {
-			return "", err
-		}
-		user, err := s.FindUser(name)
+		user, err := s.Identify(ctx, auth.Identifier, auth.User)
 		if err != nil {
 			return "", err
 		}
 		return string(user), s.CheckPassword(ctx, user, auth.Password)
+	case StageEmail:
+		return s.tryEmail(ctx, in, auth)
 	case StageRegistrationToken:
 		ok, err := s.CheckRegistrationToken(ctx, auth.Token)
 		if err != nil {
@@ -209,16 +240,12 @@ func (s *Server) tryStage(ctx context.Context, in *Interaction, auth *authDict) 
 }
 
 // namesAnother tells whether a password is given for somebody else than the one whose it must be.
-func (s *Server) namesAnother(in *Interaction, auth *authDict) (bool, error) {
+func (s *Server) namesAnother(ctx context.Context, in *Interaction, auth *authDict) (bool, error) {
 	if in.User == "" || auth.Type != StagePassword {
 		return false, nil
 	}
-	name, err := auth.Identifier.Name(auth.User)
-	if err != nil {
-		return false, nil // which the stage will say
-	}
-	user, err := s.FindUser(name)
-	return err == nil && user != in.User, nil
+	user, err := s.Identify(ctx, auth.Identifier, auth.User)
+	return err == nil && user != in.User, nil // the stage will say what is wrong
 }
 
 func inFlows(flows [][]string, stage string) bool {
@@ -252,6 +279,9 @@ func (s *Server) openInteraction(ctx context.Context, session, operation string)
 	if session == "" {
 		return done, nil
 	}
+	if _, of, ok := strings.Cut(session, "."); ok && of != operation {
+		return nil, anotherOperation()
+	}
 	row, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.UIASession, error) {
 		return tx.GetUIASession(session, s.millis())
 	})
@@ -261,9 +291,45 @@ func (s *Server) openInteraction(ctx context.Context, session, operation string)
 	case err != nil:
 		return nil, err
 	case row.Operation != operation:
-		return nil, matrixerr.New(matrixerr.Forbidden, "this authentication session was begun for another request").WithStatus(403)
+		return nil, anotherOperation()
 	}
 	return done, json.Unmarshal([]byte(row.Done), &done)
+}
+
+func anotherOperation() error {
+	return matrixerr.New(matrixerr.Forbidden, "this authentication session was begun for another request").WithStatus(403)
+}
+
+// operationHash names what is asked for in a session's name, so that the session is bound to
+// it before anything is written of it.
+func operationHash(operation string) string {
+	sum := sha256.Sum256([]byte(operation))
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
+// CompleteStage completes a stage of a session on behalf of a client that does not know how
+// to. The stages are those of the request that the session was begun for, which comes again.
+//
+// spec: client-server-api/index.md#fallback
+func (s *Server) CompleteStage(ctx context.Context, session string, auth json.RawMessage) error {
+	_, operation, ok := strings.Cut(session, ".")
+	if !ok || len(session) > 64 || !cleanText(session) {
+		return matrixerr.New(matrixerr.InvalidParam, "there is no such authentication session")
+	}
+	a, err := parseAuth(auth)
+	if err != nil {
+		return err
+	}
+	done, err := s.openInteraction(ctx, session, operation)
+	if err != nil || done[a.Type] != "" {
+		return err
+	}
+	proof, err := s.tryStage(ctx, &Interaction{}, &a)
+	if err != nil {
+		return err
+	}
+	done[a.Type] = proof
+	return s.keepInteraction(ctx, session, operation, done)
 }
 
 func (s *Server) keepInteraction(ctx context.Context, session, operation string, done Authenticated) error {

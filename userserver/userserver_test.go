@@ -404,7 +404,7 @@ func TestDeactivateAndFlags(t *testing.T) {
 			t.Error("the lock was not lifted")
 		}
 
-		if err := f.Deactivate(ctx, a.User, true); err != nil {
+		if _, err := f.Deactivate(ctx, a.User, true); err != nil {
 			t.Fatal(err)
 		}
 		if len(f.rooms.calls) != 1 || f.rooms.calls[0] != "leave @alice:x.org" {
@@ -417,7 +417,8 @@ func TestDeactivateAndFlags(t *testing.T) {
 		wantCode(t, f.CheckPassword(ctx, a.User, "password of alice"), matrixerr.UserDeactivated)
 		wantCode(t, f.ChangePassword(ctx, a.User, "a new password", true, 0), matrixerr.UserDeactivated)
 		wantCode(t, f.Available(ctx, "alice"), matrixerr.UserInUse)
-		wantCode(t, f.Deactivate(ctx, "@bob:x.org", false), matrixerr.NotFound)
+		_, err = f.Deactivate(ctx, "@bob:x.org", false)
+		wantCode(t, err, matrixerr.NotFound)
 		if u := must[storage.User](t)(f.GetUser(ctx, a.User)); !u.Deactivated || !u.Erased || u.Password != "" {
 			t.Errorf("user %+v", u)
 		}

@@ -13,6 +13,7 @@ import (
 	"parley/config"
 	"parley/federation/remote"
 	"parley/federation/sender"
+	"parley/internal/mail"
 	"parley/internal/stream"
 	"parley/roomserver"
 	"parley/storage"
@@ -85,7 +86,18 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 		NoPresence: cfg.Presence == config.PresenceOff,
 
 		MinPassword:       cfg.Registration.MinPassword,
+		MaxUsers:          cfg.Registration.MaxUsers,
+		PublicURL:         cfg.WellKnown.ClientBaseURL,
 		RegistrationToken: cfg.Registration.Token.Reveal(),
+	}
+	if e := cfg.Email; e.Host != "" {
+		uo.Mailer, err = mail.New(mail.Options{
+			Host: e.Host, Port: e.Port, Encryption: mail.Encryption(e.Encryption), From: e.From,
+			Username: e.Username, Password: e.Password.Reveal(), ServerName: string(cfg.ServerName),
+		})
+		if err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
 	}
 	if servers != nil {
 		uo.Remote = servers

@@ -155,7 +155,7 @@ func (m *Main) userDeactivateCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := users.Deactivate(ctx, user, erase); err != nil {
+				if _, err := users.Deactivate(ctx, user, erase); err != nil {
 					return err
 				}
 				fmt.Fprintf(m.Stdout, "Deactivated %s.\n", user)

@@ -147,7 +147,7 @@ func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, 
 	}
 	client, err := clientapi.New(clientapi.Options{
 		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Unread: counter, Epoch: h.db.Epoch(),
-		Registration: registration(cfg.Registration),
+		Registration: registration(cfg.Registration, h.users.HasMail()),
 		WellKnown:    wellKnown(cfg.WellKnown),
 		TURN:         clientapi.TURN{URIs: cfg.TURN.URIs, SharedSecret: cfg.TURN.SharedSecret.Reveal(), Lifetime: cfg.TURN.Lifetime},
 	})
@@ -175,11 +175,15 @@ func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, 
 }
 
 // registration is who may make an account.
-func registration(r config.Registration) clientapi.Registration {
-	return clientapi.Registration{
+func registration(r config.Registration, mail bool) clientapi.Registration {
+	out := clientapi.Registration{
 		Open: r.Allow == config.Anyone, Token: r.Allow == config.Token, Guests: r.Guests,
-		SharedSecret: r.SharedSecret.Reveal(),
+		SharedSecret: r.SharedSecret.Reveal(), Email: mail, RequireEmail: r.RequireEmail,
 	}
+	for _, t := range r.Terms {
+		out.Terms = append(out.Terms, clientapi.Terms(t))
+	}
+	return out
 }
 
 func wellKnown(w config.WellKnown) clientapi.WellKnown {

@@ -98,6 +98,8 @@ var borders = []struct {
 		why: "the command line is main's"},
 	{pkg: "github.com/goccy/go-yaml/...", only: []string{"config", "appservice/..."},
 		why: "what operators write is YAML, and nothing else is"},
+	{pkg: "github.com/wneessen/go-mail/...", only: []string{"internal/mail"},
+		why: "one package knows how mail is made and sent"},
 	{pkg: "github.com/nats-io/...", only: []string{"internal/stream/..."},
 		why: "who waits for a notice need not know how it came"},
 	{pkg: "maunium.net/go/mautrix/...", only: []string{"test/..."},
