@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
 
 	"parley/config"
 	"parley/federation"
@@ -25,21 +27,52 @@ import (
 	"parley/storage"
 )
 
+func (m *Main) federationCommand() *cobra.Command {
+	return group("federation", "Look at other servers", m.federationCheckCommand())
+}
+
+func (m *Main) federationCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check NAME",
+		Short: "Find another server step by step, and say what is wrong",
+		Long: `Finds the server that has a name, such as example.org, in the way that this server would:
+its well-known file, its SRV records, its addresses, its certificate. Connects to each address, and
+fetches and verifies the server's keys. The exit status is 1 if the server can't be reached, or its
+keys not be used. What the configuration says of certificates and of networks that are never
+connected to holds here too.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cfg, _, err := m.configuration("")
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(c.Context(), 2*time.Minute)
+			defer cancel()
+			return remote.Inspect(ctx, connecting(cfg), id.ServerName(args[0]), m.Stdout)
+		},
+	}
+}
+
+// connecting are the options of how to connect to other servers.
+func connecting(cfg *config.Config) remote.Options {
+	return remote.Options{
+		Name:      cfg.ServerName,
+		Policy:    remote.Policy{Allow: cfg.Federation.AllowServers, Deny: cfg.Federation.DenyServers},
+		Dial:      outgoing.New(cfg.Outgoing.DenyNetworks, cfg.Outgoing.AllowNetworks).DialContext,
+		TLS:       remoteTLS(cfg),
+		UserAgent: "Parley/" + buildVersion(),
+	}
+}
+
 // newRemote makes what asks other servers; nil where the node is to have nothing to do with any.
 func newRemote(cfg *config.Config, db *storage.DB, keys []signingKey, log *slog.Logger, metrics prometheus.Registerer) (*remote.Client, error) {
 	f := &cfg.Federation
 	if !f.Enabled {
 		return nil, nil
 	}
-	o := remote.Options{
-		DB: db, Name: cfg.ServerName, OldKeys: make(map[string]keyring.Key), Notaries: f.Notaries,
-		Policy:    remote.Policy{Allow: f.AllowServers, Deny: f.DenyServers},
-		Dial:      outgoing.New(cfg.Outgoing.DenyNetworks, cfg.Outgoing.AllowNetworks).DialContext,
-		TLS:       remoteTLS(cfg),
-		UserAgent: "Parley/" + buildVersion(),
-		Log:       log.With(packageKey, "remote"),
-		Metrics:   metrics,
-	}
+	o := connecting(cfg)
+	o.DB, o.Notaries, o.OldKeys = db, f.Notaries, make(map[string]keyring.Key)
+	o.Log, o.Metrics = log.With(packageKey, "remote"), metrics
 	for _, k := range keys {
 		o.Keys = append(o.Keys, keyring.SigningKey(k))
 	}

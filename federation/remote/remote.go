@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -42,8 +43,9 @@ type Options struct {
 	Policy Policy
 	// Dial connects to "host:port", and to nothing where nothing of ours may go.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// LookupSRV is that of net.Resolver.
-	LookupSRV func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
+	// LookupSRV and LookupNetIP are those of net.Resolver; the second is for [Inspect] alone.
+	LookupSRV   func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
+	LookupNetIP func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	// TLS says how certificates are checked.
 	TLS *tls.Config
 	// UserAgent names us.
@@ -85,6 +87,19 @@ func New(o Options) (*Client, error) {
 	if o.DB == nil || o.Name == "" || len(o.Keys) == 0 {
 		return nil, errors.New("remote: database, name and signing keys must be given")
 	}
+	c, err := newAsker(o)
+	if err != nil {
+		return nil, err
+	}
+	c.keys, err = keyring.New(keyring.Options{
+		DB: o.DB, Name: o.Name, Keys: o.Keys, OldKeys: o.OldKeys, Notaries: o.Notaries,
+		Fetch: c.ServerKeys, Query: c.queryKeys, Log: c.o.Log, Metrics: o.Metrics, Now: c.o.Now,
+	})
+	return c, err
+}
+
+// newAsker makes a client that can ask what needs no signature, and has no keys.
+func newAsker(o Options) (*Client, error) {
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
 	}
@@ -96,6 +111,9 @@ func New(o Options) (*Client, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.LookupNetIP == nil {
+		o.LookupNetIP = net.DefaultResolver.LookupNetIP
 	}
 	finder, err := discovery.New(discovery.Options{
 		Dial: o.Dial, LookupSRV: o.LookupSRV, TLS: o.TLS, UserAgent: o.UserAgent, Log: o.Log, Now: o.Now,
@@ -118,19 +136,15 @@ func New(o Options) (*Client, error) {
 	if c.down, err = newDown(o.Now); err != nil {
 		return nil, fmt.Errorf("remote: %w", err)
 	}
-	if c.metrics, err = newMetrics(o.Metrics, c.down); err != nil {
-		return nil, err
-	}
-	c.keys, err = keyring.New(keyring.Options{
-		DB: o.DB, Name: o.Name, Keys: o.Keys, OldKeys: o.OldKeys, Notaries: o.Notaries,
-		Fetch: c.ServerKeys, Query: c.queryKeys, Log: o.Log, Metrics: o.Metrics, Now: o.Now,
-	})
+	c.metrics, err = newMetrics(o.Metrics, c.down)
 	return c, err
 }
 
 // Close ends what runs, and waits for it.
 func (c *Client) Close() {
-	c.keys.Close()
+	if c.keys != nil {
+		c.keys.Close()
+	}
 	c.finder.Close()
 	c.transport.CloseIdleConnections()
 }

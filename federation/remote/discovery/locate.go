@@ -40,6 +40,9 @@ type Location struct {
 	records []*net.SRV
 }
 
+// Services are the SRV records, with their targets as they came.
+func (l Location) Services() []*net.SRV { return slices.Clone(l.records) }
+
 // located is a remembered location.
 type located struct {
 	Location

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +36,8 @@ type Net struct {
 	srv    map[string][]*net.SRV
 	broken map[string]error
 	dialed []string
+
+	addresses map[string][]netip.Addr
 }
 
 // New makes an internet without anything in it.
@@ -60,6 +63,7 @@ func New(t testing.TB) *Net {
 	n := &Net{
 		key: key, root: root, roots: x509.NewCertPool(), serial: 1,
 		hosts: make(map[string]string), srv: make(map[string][]*net.SRV), broken: make(map[string]error),
+		addresses: make(map[string][]netip.Addr),
 	}
 	n.roots.AddCert(root)
 	return n
@@ -169,4 +173,23 @@ func (n *Net) Dialed() []string {
 	out := slices.Clone(n.dialed)
 	n.dialed = nil
 	return out
+}
+
+// Address sets the addresses of a host.
+func (n *Net) Address(host string, addresses ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, a := range addresses {
+		n.addresses[host] = append(n.addresses[host], netip.MustParseAddr(a))
+	}
+}
+
+// LookupNetIP is what net.Resolver has.
+func (n *Net) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if a := n.addresses[host]; len(a) > 0 {
+		return a, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
