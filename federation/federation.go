@@ -76,6 +76,7 @@ func (a *API) Routes() httpapi.Table {
 		a.inviteRoutes(),
 		a.eventRoutes(),
 		a.queryRoutes(),
+		a.thirdPartyRoutes(),
 	)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/roomserver/rules"
 	"parley/roomserver/state"
 	"parley/storage"
 )
@@ -123,12 +124,7 @@ func (s *Server) authLinks(room *storage.Room, set *authSet) ([]link, error) {
 //
 // spec: server-server-api.md#authorisation-rules
 func allowed(e *event, set *authSet) error {
-	return refusal(gomatrixserverlib.Allowed(e.PDU, set.provider, userIDForSender))
-}
-
-// userIDForSender: in all stable room versions the sender is the user.
-func userIDForSender(_ spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
-	return spec.NewUserID(string(sender), true)
+	return refusal(rules.Allowed(e.PDU, set.provider))
 }
 
 // refusal turns the rules' verdict into an error for whoever sent the event.

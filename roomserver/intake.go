@@ -11,11 +11,13 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/tidwall/gjson"
 	"golang.org/x/sync/errgroup"
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/roomserver/rules"
 	"parley/storage"
 )
 
@@ -235,7 +237,7 @@ func (s *Server) verify(ctx context.Context, pdus []gomatrixserverlib.PDU) []err
 				errs[i] = matrixerr.New(matrixerr.Forbidden, "This server does not federate.")
 				return nil
 			}
-			if err := gomatrixserverlib.VerifyEventSignatures(ctx, pdu, s.remote, userIDForSender); err != nil {
+			if err := s.verifySignatures(ctx, pdu); err != nil {
 				s.log.DebugContext(ctx, "a signature is wrong, or its key can't be had", slog.String("event", pdu.EventID()), slog.Any("error", err))
 				errs[i] = matrixerr.New(matrixerr.Forbidden, "The event's signatures could not be verified.")
 			}
@@ -244,6 +246,30 @@ func (s *Server) verify(ctx context.Context, pdus []gomatrixserverlib.PDU) []err
 	}
 	_ = g.Wait() // its functions return no errors
 	return errs
+}
+
+// verifySignatures checks the signatures of one event. An invite on the word of an identity
+// server is the invited user's server's to send, whoever its sender is.
+func (s *Server) verifySignatures(ctx context.Context, pdu gomatrixserverlib.PDU) error {
+	if !rules.IsThirdPartyInvite(pdu) {
+		return gomatrixserverlib.VerifyEventSignatures(ctx, pdu, s.remote, rules.UserOf)
+	}
+	v, err := gomatrixserverlib.GetRoomVersion(pdu.Version())
+	if err != nil {
+		return err
+	}
+	text, err := v.RedactEventJSON(pdu.JSON())
+	if err != nil {
+		return err
+	}
+	results, err := s.remote.VerifyJSONs(ctx, []gomatrixserverlib.VerifyJSONRequest{{
+		ServerName: spec.ServerName(id.UserID(*pdu.StateKey()).Server()), AtTS: pdu.OriginServerTS(),
+		Message: text, ValidityCheckingFunc: v.SignatureValidityCheck,
+	}})
+	if err != nil {
+		return err
+	}
+	return results[0].Error
 }
 
 // receiveAll has events of one room judged and placed, in this order, in one transaction. Each

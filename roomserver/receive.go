@@ -13,6 +13,7 @@ import (
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/signedjson"
+	"parley/roomserver/rules"
 	"parley/roomserver/state"
 	"parley/storage"
 )
@@ -221,7 +222,7 @@ func allowedBy(e gomatrixserverlib.PDU, auth []gomatrixserverlib.PDU) bool {
 		wanted[place] = false
 	}
 	provider, err := gomatrixserverlib.NewAuthEvents(auth)
-	return err == nil && gomatrixserverlib.Allowed(e, provider, userIDForSender) == nil
+	return err == nil && rules.Allowed(e, provider) == nil
 }
 
 // neededFor is what the rules ask of a state to judge an event.
@@ -235,7 +236,7 @@ func (s *Server) passes(w *work, e *event, root int64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return gomatrixserverlib.Allowed(e.PDU, set.provider, userIDForSender) == nil, nil
+	return rules.Allowed(e.PDU, set.provider) == nil, nil
 }
 
 // stateBefore is what the states after an event's previous events come to; or, where before

@@ -34,6 +34,9 @@ type Remote interface {
 	// ExchangeThirdPartyInvite has a server in the room turn a third-party invite into an invite.
 	ExchangeThirdPartyInvite(ctx context.Context, server id.ServerName, room id.RoomID, event json.RawMessage) error
 
+	// CheckIdentityKey asks an identity server at a URL of its own whether a key is still good.
+	CheckIdentityKey(ctx context.Context, url, key string) (bool, error)
+
 	// MissingEvents are events between others.
 	MissingEvents(ctx context.Context, server id.ServerName, room id.RoomID, r serverapi.MissingEvents) ([]json.RawMessage, error)
 	// Backfill is up to limit events from before and including from.

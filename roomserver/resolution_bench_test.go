@@ -14,6 +14,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 
 	"parley/internal/id"
+	"parley/roomserver/rules"
 	"parley/roomserver/state"
 	"parley/storage"
 	"parley/storage/storagetest"
@@ -316,7 +317,7 @@ func (s *Server) timeLibrary(b *testing.B, room storage.Room, heads [2]storage.R
 			auth = append(auth, pdu)
 		}
 		loaded := time.Now()
-		_, err := gomatrixserverlib.ResolveConflictsNew(gomatrixserverlib.RoomVersion(room.Version), sets, auth, userIDForSender,
+		_, err := gomatrixserverlib.ResolveConflictsNew(gomatrixserverlib.RoomVersion(room.Version), sets, auth, rules.UserOf,
 			func(string) bool { return false })
 		took = [2]time.Duration{time.Since(loaded), time.Since(start)}
 		runtime.GC()

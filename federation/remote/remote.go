@@ -63,6 +63,7 @@ type Client struct {
 	keys      *keyring.Ring
 	down      *down
 	transport *http.Transport
+	identity  *http.Client // for identity servers, which are found as websites are
 	tls       *tls.Config
 	metrics   *metrics
 	// large has a place for each answer of megabytes that may be in memory at the same time.
@@ -133,6 +134,7 @@ func newAsker(o Options) (*Client, error) {
 		MaxResponseHeaderBytes: 64 << 10,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 	}
+	c.identity = newIdentityClient(&o)
 	if c.down, err = newDown(o.Now); err != nil {
 		return nil, fmt.Errorf("remote: %w", err)
 	}

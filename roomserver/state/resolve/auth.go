@@ -7,6 +7,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"parley/roomserver/rules"
 	"parley/roomserver/state"
 )
 
@@ -28,11 +29,6 @@ func (s authState) Member(user spec.SenderID) (gomatrixserverlib.PDU, error) {
 
 func (s authState) ThirdPartyInvite(token string) (gomatrixserverlib.PDU, error) {
 	return s[state.Key{Type: spec.MRoomThirdPartyInvite, StateKey: token}.Hash()], nil
-}
-
-// userOf is the user that a sender is: themselves, in all room versions that we know.
-func userOf(_ spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
-	return spec.NewUserID(string(sender), true)
 }
 
 // needs are the keys whose events the authorisation rules look at for an event.
@@ -134,5 +130,5 @@ func (x *resolution) allowed(e *Event, ownAuth bool) (verdict, err error) {
 		}
 		s[h] = loaded[0].PDU
 	}
-	return gomatrixserverlib.Allowed(e.PDU, s, userOf), nil
+	return rules.Allowed(e.PDU, s), nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"parley/internal/id"
+	"parley/roomserver/rules"
 	"parley/roomserver/state"
 )
 
@@ -47,7 +48,7 @@ func library(r *room, states []stateMap) (result stateMap, err error) {
 			auth = append(auth, e.PDU)
 		}
 	}
-	resolved, err := gomatrixserverlib.ResolveConflictsNew(gomatrixserverlib.RoomVersion(r.version), sets, auth, userOf,
+	resolved, err := gomatrixserverlib.ResolveConflictsNew(gomatrixserverlib.RoomVersion(r.version), sets, auth, rules.UserOf,
 		func(eventID string) bool { return r.byEvent[eventID].Rejected })
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"parley/internal/id"
+	"parley/roomserver/rules"
 	"parley/roomserver/state"
 )
 
@@ -348,7 +349,7 @@ func (s authSet) allows(pdu gomatrixserverlib.PDU) error {
 	if pdu.Type() != spec.MRoomCreate && s[state.Key{Type: spec.MRoomCreate}] == nil {
 		return errNoCreate
 	}
-	return gomatrixserverlib.Allowed(pdu, s, userOf)
+	return rules.Allowed(pdu, s)
 }
 
 // replay makes a room of ops. Where an op is missing, those after it follow what it followed.
