@@ -28,8 +28,10 @@ const (
 	offlineAfter = 30 * time.Second
 	// repeatEvery is how often the process that sees a user says so to the others.
 	repeatEvery = 5 * time.Minute
-	// forgetAfter is how long an entry is kept that no process speaks of.
+	// forgetAfter is how long an entry is kept that no process speaks of, and remoteAfter one
+	// that its server does not speak of.
 	forgetAfter = 3 * repeatEvery
+	remoteAfter = 30 * time.Minute
 	// maxPresence bounds the users whose presence is known; the others are offline.
 	maxPresence = 100_000
 	// maxChanges bounds the changes that can be asked for.
@@ -70,6 +72,8 @@ type presenceEntry struct {
 	// expected to be connected.
 	own  bool
 	here time.Time
+	// remote says that the user is of another server, which alone knows.
+	remote bool
 	// told is when the other processes were last told, or told us.
 	told time.Time
 }
@@ -186,6 +190,33 @@ func (p *presence) observe(n stream.Notice) {
 	p.changed(n.User)
 }
 
+// receive takes in what another server says of a user of its own.
+func (p *presence) receive(user id.UserID, seen Presence) {
+	if p.off {
+		return
+	}
+	p.mu.Lock()
+	e := p.users[user]
+	if e == nil {
+		if len(p.users) >= maxPresence || seen.State == Offline {
+			p.mu.Unlock()
+			return
+		}
+		e = &presenceEntry{Presence: Presence{State: Offline}}
+		p.users[user] = e
+	}
+	before := e.Presence
+	e.Presence, e.remote, e.told = seen, true, p.now()
+	changed := before.State != seen.State || before.StatusMsg != seen.StatusMsg || before.CurrentlyActive != seen.CurrentlyActive
+	if changed {
+		p.changed(user)
+	}
+	p.mu.Unlock()
+	if changed {
+		p.publish(presenceNotice(user, &seen))
+	}
+}
+
 // expire lets time pass: who does nothing becomes idle, who is not connected goes offline.
 func (p *presence) expire(now time.Time) {
 	var notices []stream.Notice
@@ -194,7 +225,7 @@ func (p *presence) expire(now time.Time) {
 		before := e.Presence
 		switch {
 		case !e.own:
-			if now.Sub(e.told) >= forgetAfter {
+			if now.Sub(e.told) >= forgetAfter && (!e.remote || now.Sub(e.told) >= remoteAfter) {
 				e.State = Offline
 			}
 		case now.After(e.here.Add(offlineAfter)):

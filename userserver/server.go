@@ -22,6 +22,8 @@ type Rooms interface {
 	UpdateProfile(ctx context.Context, user id.UserID, displayName, avatarURL string) error
 	// LeaveAll has a user leave all rooms, and reject all invitations.
 	LeaveAll(ctx context.Context, user id.UserID) error
+	// ServerAllowed says whether a room lets another server take part.
+	ServerAllowed(ctx context.Context, room id.RoomID, server id.ServerName) (bool, error)
 }
 
 // Options is what a server needs. DB, ServerName and Rooms must be given; the rest has
@@ -76,10 +78,11 @@ type Server struct {
 	identity  IdentityServers
 	remote    Remote
 
-	cache     *tokenCache
-	lastSweep sweepTime
-	typing    *typing
-	presence  *presence
+	cache        *tokenCache
+	lastSweep    sweepTime
+	messageSweep sweepTime
+	typing       *typing
+	presence     *presence
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -174,7 +177,7 @@ func notFound(err error, format string, args ...any) error {
 // sweep removes what has expired, at most once in a while, as part of a write that is made anyway.
 func (s *Server) sweep(tx *storage.Tx) error {
 	now := s.now()
-	if !s.lastSweep.due(now) {
+	if !s.lastSweep.due(now, time.Minute) {
 		return nil
 	}
 	if err := tx.DeleteExpired(now.UnixMilli()); err != nil {
@@ -189,10 +192,10 @@ type sweepTime struct {
 	last time.Time
 }
 
-func (t *sweepTime) due(now time.Time) bool {
+func (t *sweepTime) due(now time.Time, every time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now.Sub(t.last) < time.Minute {
+	if now.Sub(t.last) < every {
 		return false
 	}
 	t.last = now

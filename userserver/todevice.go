@@ -2,8 +2,10 @@ package userserver
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"parley/internal/id"
@@ -29,7 +31,11 @@ func (s *Server) SendToDevice(ctx context.Context, sender id.UserID, deviceNID i
 	if eventType == "" || len(eventType) > id.MaxLength || len(txn) > id.MaxLength {
 		return matrixerr.New(matrixerr.InvalidParam, "the type or the transaction ID is empty or longer than %d bytes", id.MaxLength)
 	}
-	local, _ := splitUsers(s, messages)
+	local, remote := splitUsers(s, messages)
+	out, err := s.remoteMessages(sender, eventType, remote)
+	if err != nil {
+		return err
+	}
 	return s.db.Write(ctx, func(tx *storage.Tx) error {
 		now := s.now()
 		if err := tx.DeleteToDeviceTxns(deviceNID, now.Add(-txnMemory).UnixMilli()); err != nil {
@@ -39,7 +45,79 @@ func (s *Server) SendToDevice(ctx context.Context, sender id.UserID, deviceNID i
 		if err != nil || !inserted {
 			return err
 		}
+		queueMessages(tx, sender, out)
 		return putToDevice(tx, sender, eventType, local)
+	})
+}
+
+// maxMessageBytes is how large an EDU with messages to devices gets, unless one message alone
+// is larger.
+const maxMessageBytes = 50_000
+
+// remoteMessages makes EDUs of messages to devices of users of other servers, one or more for
+// each server.
+//
+// spec: server-server-api.md#send-to-device-messaging
+func (s *Server) remoteMessages(sender id.UserID, eventType string, messages map[id.ServerName]map[id.UserID]map[id.DeviceID]json.RawMessage) ([]storage.Queued, error) {
+	if s.remote == nil {
+		return nil, nil
+	}
+	var out []storage.Queued
+	for server, users := range messages {
+		if _, err := id.ParseServerName(string(server)); err != nil {
+			continue
+		}
+		put := func(part Messages) error {
+			message := rand.Text()
+			content, err := json.Marshal(toDeviceEDU{sender, eventType, message, part})
+			if err != nil {
+				return fmt.Errorf("encode a message to devices: %w", err)
+			}
+			out = append(out, storage.Queued{Server: server, Subject: message, Type: storage.QueuedToDevice, Content: content})
+			return nil
+		}
+		part, size := make(Messages), 0
+		for user, contents := range users {
+			if !cleanText(string(user)) || len(user) > id.MaxLength {
+				continue
+			}
+			for device, content := range contents {
+				if size > 0 && size+len(content) > maxMessageBytes {
+					if err := put(part); err != nil {
+						return nil, err
+					}
+					part, size = make(Messages), 0
+				}
+				if part[user] == nil {
+					part[user] = make(map[id.DeviceID]json.RawMessage)
+				}
+				part[user][device] = content
+				size += len(content) + len(device) + len(user)
+			}
+		}
+		if size > 0 {
+			if err := put(part); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// queueMessages has messages wait until their servers have them.
+func queueMessages(tx *storage.Tx, sender id.UserID, messages []storage.Queued) {
+	if len(messages) == 0 {
+		return
+	}
+	tx.OnPos(len(messages), func(first id.Pos) error {
+		for i, m := range messages {
+			m.Pos = first + id.Pos(i)
+			if err := tx.InsertQueued(&m); err != nil {
+				return err
+			}
+		}
+		tx.Notify(stream.Notice{Pos: first + id.Pos(len(messages)-1), Kind: stream.ToDevice, User: sender, Away: true})
+		return nil
 	})
 }
 

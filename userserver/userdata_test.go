@@ -21,7 +21,7 @@ import (
 )
 
 // room makes a room with members, and some events in it, "$0", "$1" and so on.
-func (f *fixture) room(t *testing.T, room id.RoomID, members []id.UserID, events ...string) {
+func (f *fixture) room(t testing.TB, room id.RoomID, members []id.UserID, events ...string) {
 	t.Helper()
 	err := f.db.Write(context.Background(), func(tx *storage.Tx) error {
 		r, err := tx.InsertRoom(room, "12")

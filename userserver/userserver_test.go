@@ -52,6 +52,10 @@ func (r *rooms) UpdateProfile(_ context.Context, user id.UserID, name, avatar st
 
 func (r *rooms) LeaveAll(_ context.Context, user id.UserID) error { return r.note("leave %s", user) }
 
+func (r *rooms) ServerAllowed(_ context.Context, _ id.RoomID, server id.ServerName) (bool, error) {
+	return server != "denied.org", nil
+}
+
 type fixture struct {
 	*userserver.Server
 	db      *storage.DB
@@ -79,16 +83,18 @@ func (f *fixture) taken() []stream.Notice {
 // each runs a test with a new server on each database.
 func each(t *testing.T, run func(t *testing.T, f *fixture)) {
 	t.Helper()
-	storagetest.EachURL(t, func(t *testing.T, url string) {
-		f := &fixture{clock: &clock{now: time.UnixMilli(1_700_000_000_000)}, rooms: &rooms{}}
-		f.db = storagetest.Open(t, url, f.publish)
-		f.Server = f.another(t)
-		run(t, f)
-	})
+	storagetest.EachURL(t, func(t *testing.T, url string) { run(t, newFixture(t, url)) })
+}
+
+func newFixture(t testing.TB, url string) *fixture {
+	f := &fixture{clock: &clock{now: time.UnixMilli(1_700_000_000_000)}, rooms: &rooms{}}
+	f.db = storagetest.Open(t, url, f.publish)
+	f.Server = f.another(t)
+	return f
 }
 
 // another is a second process on the same database.
-func (f *fixture) another(t *testing.T) *userserver.Server {
+func (f *fixture) another(t testing.TB) *userserver.Server {
 	s := userserver.New(userserver.Options{
 		DB: f.db, ServerName: "x.org", Rooms: f.rooms, Now: f.clock.Now, Publish: f.publish,
 		Hashing: userserver.Hashing{Memory: 64, Passes: 1, AtOnce: 2},
@@ -97,7 +103,7 @@ func (f *fixture) another(t *testing.T) *userserver.Server {
 	return s
 }
 
-func must[T any](t *testing.T) func(T, error) T {
+func must[T any](t testing.TB) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
@@ -117,7 +123,7 @@ func wantCode(t *testing.T, err error, code matrixerr.Code) {
 	}
 }
 
-func (f *fixture) register(t *testing.T, name string) userserver.Session {
+func (f *fixture) register(t testing.TB, name string) userserver.Session {
 	t.Helper()
 	return must[userserver.Session](t)(f.Register(context.Background(), userserver.Registration{
 		Localpart: name, Password: "password of " + name, Session: userserver.NewSession{DisplayName: "Phone"}}))

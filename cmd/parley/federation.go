@@ -20,9 +20,7 @@ import (
 	"parley/federation/sender"
 	"parley/internal/httpapi"
 	"parley/internal/id"
-	"parley/internal/matrixerr"
 	"parley/internal/outgoing"
-	"parley/internal/serverapi"
 	"parley/internal/stream"
 	"parley/storage"
 )
@@ -121,11 +119,9 @@ func serverFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics promet
 	o.VerifyServer = h.remote.VerifyRequest
 	api, err := federation.New(federation.Options{
 		Remote: h.remote, Rooms: h.rooms, Users: h.users, Directory: cfg.Rooms.FederateDirectory, Version: buildVersion(),
-		ReceiveEDU: func(_ context.Context, _ id.ServerName, edu serverapi.EDU) error {
-			return matrixerr.New(matrixerr.Unrecognized, "EDUs of type %s are not known here.", edu.Type)
-		},
-		Heard: h.sender.Heard,
-		Log:   log.With(packageKey, "federation"), Metrics: metrics,
+		ReceiveEDU: h.users.ReceiveEDU,
+		Heard:      h.sender.Heard,
+		Log:        log.With(packageKey, "federation"), Metrics: metrics,
 	})
 	if err != nil {
 		return nil, o, err
