@@ -18,6 +18,7 @@ import (
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/unread"
+	"parley/media"
 	"parley/roomserver"
 	"parley/userserver"
 )
@@ -29,6 +30,8 @@ type Options struct {
 	Users      *userserver.Server
 	Rooms      *roomserver.Server
 	Unread     *unread.Counter
+	// Media is nil on a node that serves no files.
+	Media *media.Server
 	// Epoch names the log that positions in tokens count in.
 	Epoch string
 
@@ -47,6 +50,7 @@ type API struct {
 	users        *userserver.Server
 	rooms        *roomserver.Server
 	unread       *unread.Counter
+	media        *media.Server
 	epoch        string
 	registration Registration
 	wellKnown    WellKnown
@@ -67,7 +71,7 @@ func New(o Options) (*API, error) {
 		o.Networks = noNetworks{}
 	}
 	return &API{
-		serverName: o.ServerName, users: o.Users, rooms: o.Rooms, unread: o.Unread, epoch: o.Epoch,
+		serverName: o.ServerName, users: o.Users, rooms: o.Rooms, unread: o.Unread, media: o.Media, epoch: o.Epoch,
 		registration: o.Registration, wellKnown: o.WellKnown, turn: o.TURN, networks: o.Networks, now: o.Now,
 	}, nil
 }
@@ -94,6 +98,7 @@ func (a *API) Routes() httpapi.Table {
 		a.dehydratedRoutes(),
 		a.keyBackupRoutes(),
 		a.roomRoutes(),
+		a.mediaRoutes(),
 		a.findRoutes(),
 		a.searchRoutes(),
 		a.reportRoutes(),

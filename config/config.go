@@ -49,6 +49,9 @@ type Config struct {
 	// How this node sends mail, by which users show that an email address is theirs. Its
 	// links lead to well_known.client_base_url.
 	Email Email `yaml:"email"`
+	// Files: what users upload, and copies of what users of other servers did. The largest
+	// upload is set in limits.
+	Media Media `yaml:"media"`
 	// The relay for voice and video calls.
 	TURN TURN `yaml:"turn"`
 	// What this node writes to its standard error.
@@ -303,6 +306,26 @@ type Outgoing struct {
 	AllowNetworks []netip.Prefix `yaml:"allow_networks"`
 }
 
+// Media is how a node keeps files.
+type Media struct {
+	// The folder of the files; empty for the folder media of the data directory.
+	Directory Path `yaml:"directory"`
+	// How much the files of one user may have in all; 0 for no limit.
+	UserQuota Size `yaml:"user_quota"`
+	// The largest file that is fetched from another server.
+	RemoteSize Size `yaml:"remote_size"`
+	// How much copies of other servers' files may have in all: the longest unused go first. 0
+	// for no limit.
+	CacheSize Size `yaml:"cache_size"`
+	// For how long such a copy is kept that nobody asks for; 0 for ever.
+	CacheAge time.Duration `yaml:"cache_age"`
+	// The largest picture of which thumbnails are made, in pixels.
+	MaxPixels int `yaml:"max_pixels"`
+	// Files from before this time are served to whoever knows their address, without a login,
+	// as old clients ask for them; such as 2024-09-01T00:00:00Z. Unset, none are.
+	UnauthenticatedBefore time.Time `yaml:"unauthenticated_before"`
+}
+
 // TURN is the relay for voice and video calls.
 type TURN struct {
 	// The relay's URIs, such as turn:turn.example.org?transport=udp; empty for no relay.
@@ -376,7 +399,13 @@ func Default() *Config {
 			),
 		},
 		Email: Email{Port: 587, Encryption: "starttls"},
-		TURN:  TURN{Lifetime: 24 * time.Hour},
+		Media: Media{
+			RemoteSize: 100 * MiB,
+			CacheSize:  10 * GiB,
+			CacheAge:   90 * 24 * time.Hour,
+			MaxPixels:  40_000_000,
+		},
+		TURN: TURN{Lifetime: 24 * time.Hour},
 		Logging: Logging{
 			Level:  LevelInfo,
 			Format: FormatText,
@@ -415,6 +444,14 @@ func Local(dataDir, listen string) (*Config, error) {
 
 // SQLiteFile is the database file, where Database.URL is empty.
 func (c *Config) SQLiteFile() string { return filepath.Join(string(c.DataDir), "parley.db") }
+
+// MediaDirectory is the folder of the files.
+func (c *Config) MediaDirectory() string {
+	if c.Media.Directory != "" {
+		return string(c.Media.Directory)
+	}
+	return filepath.Join(string(c.DataDir), "media")
+}
 
 // SigningKeyFile is the signing key's file, where Federation.SigningKeys is empty.
 func (c *Config) SigningKeyFile() string { return filepath.Join(string(c.DataDir), "signing.key") }

@@ -157,6 +157,9 @@ func (d *decoder) value(n ast.Node, setting string, v reflect.Value) {
 		return
 	case *time.Time:
 		read(d, n, setting, v, func(s string) (time.Time, error) {
+			if s == "" { // unset
+				return time.Time{}, nil
+			}
 			t, err := time.Parse(time.RFC3339, s)
 			if err != nil {
 				err = errors.New("must be a time such as 2026-01-31T00:00:00Z")

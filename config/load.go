@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Problem is one thing that is wrong with a configuration.
@@ -157,6 +158,9 @@ func (c *Config) eachPath(f func(setting string, p *Path)) {
 // each calls f for v and for all that it consists of, except what is in maps.
 func each(v reflect.Value, path string, f func(path string, v reflect.Value)) {
 	f(path, v)
+	if v.Type() == reflect.TypeFor[time.Time]() {
+		return
+	}
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {

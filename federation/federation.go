@@ -19,6 +19,7 @@ import (
 	"parley/internal/httpapi"
 	"parley/internal/id"
 	"parley/internal/serverapi"
+	"parley/media"
 	"parley/roomserver"
 	"parley/userserver"
 )
@@ -29,6 +30,8 @@ type Options struct {
 	Remote *remote.Client
 	Rooms  *roomserver.Server
 	Users  *userserver.Server
+	// Media is nil on a node that serves no files.
+	Media *media.Server
 	// Directory says that other servers may read our room directory.
 	Directory bool
 	// ReceiveEDU takes in an EDU of a server. A [matrixerr.Error] says that it is of no use.
@@ -46,6 +49,7 @@ type API struct {
 	remote       *remote.Client
 	rooms        *roomserver.Server
 	users        *userserver.Server
+	media        *media.Server
 	directory    bool
 	receiveEDU   func(context.Context, id.ServerName, serverapi.EDU) error
 	heard        func(id.ServerName)
@@ -62,7 +66,7 @@ func New(o Options) (*API, error) {
 		return nil, err
 	}
 	return &API{
-		remote: o.Remote, rooms: o.Rooms, users: o.Users, directory: o.Directory, receiveEDU: o.ReceiveEDU, heard: o.Heard, version: o.Version,
+		remote: o.Remote, rooms: o.Rooms, users: o.Users, media: o.Media, directory: o.Directory, receiveEDU: o.ReceiveEDU, heard: o.Heard, version: o.Version,
 		log: o.Log, metrics: newMetrics(o.Metrics), transactions: t,
 	}, nil
 }
@@ -77,6 +81,7 @@ func (a *API) Routes() httpapi.Table {
 		a.eventRoutes(),
 		a.queryRoutes(),
 		a.thirdPartyRoutes(),
+		a.mediaRoutes(),
 	)
 }
 

@@ -48,7 +48,7 @@ server that others can reach, write a file with "parley config init" first.`,
 	root.SetErr(m.Stderr)
 	root.PersistentFlags().StringVar(&m.configFile, "config", "",
 		"configuration `file` (default $PARLEY_CONFIG, or parley.yaml if there is one)")
-	root.AddCommand(m.serveCommand(), m.userCommand(), m.roomCommand(), m.federationCommand(), m.configCommand(), m.versionCommand())
+	root.AddCommand(m.serveCommand(), m.userCommand(), m.roomCommand(), m.mediaCommand(), m.federationCommand(), m.configCommand(), m.versionCommand())
 
 	err := root.ExecuteContext(ctx)
 	var problems config.Problems

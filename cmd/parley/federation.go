@@ -118,7 +118,7 @@ func serverFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics promet
 	}
 	o.VerifyServer = h.remote.VerifyRequest
 	api, err := federation.New(federation.Options{
-		Remote: h.remote, Rooms: h.rooms, Users: h.users, Directory: cfg.Rooms.FederateDirectory, Version: buildVersion(),
+		Remote: h.remote, Rooms: h.rooms, Users: h.users, Media: h.media, Directory: cfg.Rooms.FederateDirectory, Version: buildVersion(),
 		ReceiveEDU: h.users.ReceiveEDU,
 		Heard:      h.sender.Heard,
 		Log:        log.With(packageKey, "federation"), Metrics: metrics,

@@ -15,6 +15,7 @@ import (
 	"parley/federation/sender"
 	"parley/internal/mail"
 	"parley/internal/stream"
+	"parley/media"
 	"parley/roomserver"
 	"parley/storage"
 	"parley/userserver"
@@ -26,6 +27,7 @@ type hearts struct {
 	db    *storage.DB
 	rooms *roomserver.Server
 	users *userserver.Server
+	media *media.Server
 	keys  []signingKey
 	// remote is nil where the node has nothing to do with other servers.
 	remote *remote.Client
@@ -102,7 +104,11 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 	if servers != nil {
 		uo.Remote = servers
 	}
-	return &hearts{db: db, rooms: rooms, users: userserver.New(uo), keys: keys, remote: servers}, nil
+	files, err := newMedia(cfg, db, servers, log)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &hearts{db: db, rooms: rooms, users: userserver.New(uo), media: files, keys: keys, remote: servers}, nil
 }
 
 // close ends what runs, and writes what was accepted.
@@ -111,6 +117,7 @@ func (h *hearts) close() error {
 		h.sender.Close()
 	}
 	h.users.Close()
+	h.media.Close()
 	if h.remote != nil {
 		h.remote.Close()
 	}

@@ -146,7 +146,7 @@ func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, 
 		return nil, nil, err
 	}
 	client, err := clientapi.New(clientapi.Options{
-		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Unread: counter, Epoch: h.db.Epoch(),
+		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Media: h.media, Unread: counter, Epoch: h.db.Epoch(),
 		Registration: registration(cfg.Registration, h.users.HasMail()),
 		WellKnown:    wellKnown(cfg.WellKnown),
 		TURN:         clientapi.TURN{URIs: cfg.TURN.URIs, SharedSecret: cfg.TURN.SharedSecret.Reveal(), Lifetime: cfg.TURN.Lifetime},

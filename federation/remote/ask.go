@@ -208,18 +208,21 @@ func (c *Client) send(ctx context.Context, server id.ServerName, r request) (*ht
 	if err != nil {
 		return nil, c.unreachable(ctx, server, err)
 	}
+	if resp.StatusCode/100 == 2 {
+		c.down.alive(server)
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	failure := readError(resp)
 	switch resp.StatusCode {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		// A proxy whose server is down.
-		c.down.failed(server)
-	default:
-		c.down.alive(server)
+		if failure.matrix == nil { // a proxy whose server is down
+			c.down.failed(server)
+			return nil, failure
+		}
 	}
-	if resp.StatusCode/100 != 2 {
-		defer resp.Body.Close()
-		return nil, readError(resp)
-	}
-	return resp, nil
+	c.down.alive(server)
+	return nil, failure
 }
 
 // roundTrip makes a request. A connection that was kept may turn out to have been closed, which says
@@ -287,7 +290,7 @@ func (c *Client) newRequest(ctx context.Context, server, delegated id.ServerName
 }
 
 // readError reads an answer that says what went wrong.
-func readError(resp *http.Response) error {
+func readError(resp *http.Response) *StatusError {
 	e := &StatusError{Status: resp.StatusCode}
 	var fields struct {
 		Code       matrixerr.Code `json:"errcode"`

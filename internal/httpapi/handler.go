@@ -70,6 +70,9 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // largestPooled is the size of a buffer that is not worth keeping.
 const largestPooled = 64 << 10
 
+// WriteJSON answers with status 200, for a function given to Stream whose answer is JSON after all.
+func WriteJSON(w http.ResponseWriter, v any) error { return writeJSON(w, http.StatusOK, v) }
+
 func writeJSON(w http.ResponseWriter, status int, v any) error {
 	if raw, ok := v.(RawJSON); ok {
 		return writeBytes(w, status, raw)

@@ -10,6 +10,7 @@ package serverapi
 
 import (
 	"encoding/json"
+	"io"
 
 	"parley/internal/id"
 )
@@ -234,3 +235,12 @@ type ClaimedKeys struct {
 
 // OneTimeKeys are keys by user, device, and their name "algorithm:id".
 type OneTimeKeys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage
+
+// File is a file of a server's media repository, as it comes; whoever gets it closes it.
+//
+// spec: server-server-api.md#content-repository
+type File struct {
+	Body io.ReadCloser
+	// Type and Name are what the server says of it; Name may be "".
+	Type, Name string
+}

@@ -141,7 +141,7 @@ func (g *generator) section(v reflect.Value, path string, depth int) {
 		for line := range strings.SplitSeq(doc, "\n") {
 			fmt.Fprintln(&g.sample, strings.TrimRight(indent+"# "+strings.ReplaceAll(line, "\t", "  "), " "))
 		}
-		isSection := value.Kind() == reflect.Struct
+		isSection := value.Kind() == reflect.Struct && value.Type() != reflect.TypeFor[time.Time]()
 		switch {
 		case isSection && field.Tag.Get("sample") == "inline":
 			fmt.Fprintf(&g.sample, "%s#%s: %s\n", indent, key, inline(value))
@@ -203,6 +203,8 @@ func kind(v reflect.Value) string {
 		return "rate"
 	case time.Duration:
 		return "duration"
+	case time.Time:
+		return "time"
 	}
 	switch v.Kind() {
 	case reflect.Bool:
@@ -243,6 +245,11 @@ func scalar(v reflect.Value) string {
 			s = t + "h"
 		}
 		return s
+	case time.Time:
+		if x.IsZero() {
+			return quote("")
+		}
+		return quote(x.Format(time.RFC3339))
 	case fmt.Stringer:
 		return quote(x.String())
 	}

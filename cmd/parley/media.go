@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"parley/config"
+	"parley/federation/remote"
+	"parley/media"
+	"parley/media/blob"
+	"parley/storage"
+)
+
+// newMedia opens the media repository; servers is nil where the node talks to no other.
+func newMedia(cfg *config.Config, db *storage.DB, servers *remote.Client, log *slog.Logger) (*media.Server, error) {
+	store, err := blob.NewDisk(cfg.MediaDirectory())
+	if err != nil {
+		return nil, err
+	}
+	o := media.Options{
+		DB: db, Name: cfg.ServerName, Store: store,
+		MaxUpload: int64(cfg.Limits.UploadSize), MaxRemote: int64(cfg.Media.RemoteSize), UserQuota: int64(cfg.Media.UserQuota),
+		CacheBytes: int64(cfg.Media.CacheSize), CacheAge: cfg.Media.CacheAge,
+		MaxPixels: cfg.Media.MaxPixels, Frozen: cfg.Media.UnauthenticatedBefore,
+		Log: log.With(packageKey, "media"),
+	}
+	if servers != nil {
+		o.Remote = servers
+	}
+	return media.New(o)
+}
+
+func (m *Main) mediaCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "media", Short: "Look after uploaded files"}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "verify",
+		Short: "Read all files, and say which are lost or not what they were",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return m.withHearts(cmd.Context(), false, m.verifyMedia)
+		},
+	})
+	return cmd
+}
+
+func (m *Main) verifyMedia(ctx context.Context, h *hearts) error {
+	v, err := h.media.Verify(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range v.Problems {
+		what := "corrupt"
+		if p.Lost {
+			what = "lost"
+		}
+		fmt.Fprintf(m.Stdout, "%s: mxc://%s/%s (%s)\n", what, p.Origin, p.ID, p.Hash)
+	}
+	fmt.Fprintf(m.Stdout, "%d files; %d contents with thumbnails, %d bytes; %d of them unused\n", v.Files, v.Blobs, v.Bytes, v.Unused)
+	if n := len(v.Problems); n > 0 {
+		return errors.New("some files are lost or corrupt")
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+// Package media keeps the files of our users and copies of those of other servers: who uploaded
+// what is in the database, the bytes are in a [blob.Store], once for each content.
+//
+// It decides who may upload how much, what may be served to whom, and what is given up when
+// there is no room. How a file is sent over HTTP is the faces' business.
+//
+// spec: client-server-api/modules/content_repo.md, server-server-api.md#content-repository
+package media
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"parley/internal/id"
+	"parley/internal/matrixerr"
+	"parley/internal/serverapi"
+	"parley/media/blob"
+	"parley/storage"
+)
+
+// Remote fetches files of other servers.
+type Remote interface {
+	// Media is a file of another server. It waits up to timeout for one that has not been
+	// uploaded there yet.
+	Media(ctx context.Context, server id.ServerName, mediaID string, timeout time.Duration) (*serverapi.File, error)
+}
+
+// Options is what a media server needs. DB, Name and Store must be given; a limit that is 0 is none.
+type Options struct {
+	DB    *storage.DB
+	Name  id.ServerName
+	Store blob.Store
+	// Remote is nil where this node talks to no other.
+	Remote Remote
+	// MaxUpload and MaxRemote are the largest files that our users may upload and that are
+	// fetched from other servers, in bytes.
+	MaxUpload, MaxRemote int64
+	// UserQuota is how many bytes the files of one user may have.
+	UserQuota int64
+	// CacheBytes and CacheAge bound the copies of other servers' files: the longest unused go first.
+	CacheBytes int64
+	CacheAge   time.Duration
+	// MaxPixels bounds the pictures that thumbnails are made of.
+	MaxPixels int
+	// Frozen is when unauthenticated requests ceased to get what is new: what was uploaded or
+	// copied before is served to them. The zero time is for ever ago.
+	Frozen time.Time
+	Log    *slog.Logger
+	// Now is the clock; nil means the system's.
+	Now func() time.Time
+}
+
+// Server is the media repository. Close ends what it does by itself.
+type Server struct {
+	o       Options
+	now     func() time.Time
+	fetches singleflight.Group
+	makes   singleflight.Group
+	// workers has as many places as thumbnails may be made at once.
+	workers chan struct{}
+
+	mu sync.Mutex
+	// uploaded has a channel for each file that somebody waits for; it is closed when it comes.
+	uploaded map[string]chan struct{}
+
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// New makes a media server that is ready to use.
+func New(o Options) (*Server, error) {
+	if o.DB == nil || o.Name == "" || o.Store == nil {
+		return nil, errors.New("media: database, name and store must be given")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.MaxPixels == 0 {
+		o.MaxPixels = 32_000_000
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Server{
+		o: o, now: o.Now, workers: make(chan struct{}, max(1, runtime.GOMAXPROCS(0))),
+		uploaded: make(map[string]chan struct{}), stop: stop, done: make(chan struct{}),
+	}
+	go s.tidy(ctx)
+	return s, nil
+}
+
+// Close ends what the server does by itself, and waits for it.
+func (s *Server) Close() {
+	s.stop()
+	<-s.done
+}
+
+func (s *Server) millis() int64 { return s.now().UnixMilli() }
+
+// MaxUpload is the largest file that may be uploaded, in bytes.
+func (s *Server) MaxUpload() int64 { return s.o.MaxUpload }
+
+// newID is the ID of a file, which can't be guessed.
+func newID() string { return rand.Text() }
+
+// maxID bounds the media ID of another server's file.
+const maxID = 255
+
+// validID says whether something can be a media ID.
+//
+// spec: client-server-api/modules/content_repo.md#content-repo-security-considerations
+func validID(mediaID string) bool {
+	if mediaID == "" || len(mediaID) > maxID {
+		return false
+	}
+	for _, c := range []byte(mediaID) {
+		ok := c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c == '_' || c == '-'
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+var errNotFound = matrixerr.New(matrixerr.NotFound, "There is no such file.")
+
+func notFound(err error) (bool, error) {
+	if errors.Is(err, storage.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
+}
