@@ -421,7 +421,7 @@ func TestWhoIsAsked(t *testing.T) {
 	w.mu.Lock()
 	asked, w.fetched = len(w.fetched), nil
 	w.mu.Unlock()
-	if asked < 20 || asked > 40 {
+	if asked < 200 || asked > 400 {
 		t.Errorf("a dead server was asked %d times in a day", asked)
 	}
 	b.validUntil = w.Now().Add(time.Hour).UnixMilli()
@@ -514,6 +514,32 @@ func TestKeyThatChanges(t *testing.T) {
 		t.Errorf("by the new key: %v", err)
 	}
 	if err := verify(t, r, before)[0]; !errors.Is(err, signedjson.ErrSignature) {
+		t.Errorf("by the old key: %v", err)
+	}
+}
+
+// A server that was set up anew is believed at once when it asks for something.
+func TestRequestByKeyThatChanged(t *testing.T) {
+	w := newWorld(t)
+	a, again := newServer(t, "a.org"), newServer(t, "a.org")
+	w.answer(a)
+	r := w.ring(open(t), nil)
+	ask := func(s *server) error {
+		text := []byte(`{"method":"GET"}`)
+		return r.VerifyNow(t.Context(), "a.org", "ed25519:1", encode(ed25519.Sign(s.keys["ed25519:1"], text)), text)
+	}
+	if err := ask(a); err != nil {
+		t.Fatal(err)
+	}
+	w.answer(again)
+	if err := ask(again); !errors.Is(err, signedjson.ErrSignature) {
+		t.Errorf("a moment later: %v", err)
+	}
+	w.pass(time.Minute)
+	if err := ask(again); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
+	if err := ask(a); !errors.Is(err, signedjson.ErrSignature) {
 		t.Errorf("by the old key: %v", err)
 	}
 }

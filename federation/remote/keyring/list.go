@@ -24,6 +24,9 @@ type Key struct {
 	Expired int64
 }
 
+// equal says whether two keys are the same, however long they are good for.
+func (k Key) equal(other Key) bool { return k.Public.Equal(other.Public) && k.Expired == other.Expired }
+
 // List is what a server says of its keys, and has signed.
 type List struct {
 	Server     id.ServerName

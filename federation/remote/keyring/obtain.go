@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -67,14 +68,28 @@ func (r *Ring) fetch(ctx context.Context, server id.ServerName) {
 	if soon {
 		return
 	}
+	select {
+	case r.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	// The place is held until the server has answered, although who asks may go before.
+	free := sync.OnceFunc(func() { <-r.slots })
+	var began atomic.Bool
 	// The error is that of a context, which whoever asks for the key sees too.
 	_, _ = r.fetching.Do(ctx, server, func(ctx context.Context) (struct{}, error) {
+		began.Store(true)
+		defer free()
 		r.fetchNow(ctx, server)
 		return struct{}{}, nil
 	})
+	if !began.Load() { // somebody else has it asked
+		free()
+	}
 }
 
 func (r *Ring) fetchNow(ctx context.Context, server id.ServerName) {
+	before := r.keys(server)
 	text, err := r.o.Fetch(ctx, server)
 	if ctx.Err() != nil {
 		return
@@ -98,15 +113,12 @@ func (r *Ring) fetchNow(ctx context.Context, server id.ServerName) {
 		r.log.Info("a server's keys can't be had from it", "server", server, "error", err)
 	}
 	r.update(server, func(k *known) {
-		wait := pause
-		if outcome == "taken" {
-			k.failures = 0
-		} else {
-			wait = min(firstWait<<min(k.failures, 10), longestWait)
-			wait += rand.N(wait / 4)
-			k.failures++
+		if outcome == "taken" && !maps.EqualFunc(before, k.keys, Key.equal) {
+			k.vain = 0
 		}
-		k.nextFetch = r.now().Add(wait)
+		wait := min(firstWait<<min(k.vain, 10), longestWait)
+		k.vain++
+		k.nextFetch = r.now().Add(wait - rand.N(wait/4))
 	})
 }
 

@@ -32,14 +32,15 @@ import (
 const (
 	// remembered is of how many servers the keys are kept in memory.
 	remembered = 16384
-	// atOnce is how many servers are asked for their keys at the same time.
-	atOnce = 64
-	// A server that has answered is not asked again for so long, whatever it signs with; it may
-	// be that it has a new key, and it may be that somebody plays with us.
-	pause = 10 * time.Second
-	// One that did not answer is left alone for longer after each failure.
+	// atOnce is how many servers are asked at the same time for the keys of one batch of objects, and
+	// allAtOnce how many for all.
+	atOnce    = 64
+	allAtOnce = 256
+	// A server that was asked is not asked again for firstWait, whatever is signed in its name: it may
+	// be that it has a new key, and it may be that somebody plays with us. When it did not answer, or with
+	// nothing new, the next pause is twice as long.
 	firstWait   = 10 * time.Second
-	longestWait = time.Hour
+	longestWait = 5 * time.Minute
 	// longestValidity is the most that a key is believed before it is asked for again.
 	//
 	// spec: rooms/v5.md#signing-key-validity-period
@@ -96,6 +97,9 @@ type Ring struct {
 
 	mu      sync.Mutex
 	servers *lru.Cache[id.ServerName, *known]
+
+	// slots has a place for each server that is being asked.
+	slots chan struct{}
 }
 
 // known is what the ring has in memory of a server.
@@ -103,7 +107,8 @@ type known struct {
 	keys map[string]Key // replaced, and never changed
 	// nextFetch and nextQuery are before when neither the server nor a notary is asked again.
 	nextFetch, nextQuery time.Time
-	failures             int
+	// vain is how often it was asked in vain since there was something new.
+	vain int
 }
 
 // New makes a ring; Close ends it.
@@ -124,7 +129,7 @@ func New(o Options) (*Ring, error) {
 	r := &Ring{
 		o: o, log: o.Log, now: o.Now, own: make(map[string]Key),
 		fetching: flight.New[id.ServerName, struct{}](),
-		servers:  servers,
+		servers:  servers, slots: make(chan struct{}, allAtOnce),
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "parley_federation_key_fetches_total",
 			Help: "Lists of keys that were asked for, by who was asked (server or notary) and outcome (taken, refused, failed).",
