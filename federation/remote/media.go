@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +15,6 @@ import (
 
 	"parley/internal/disposition"
 	"parley/internal/id"
-	"parley/internal/matrixerr"
 	"parley/internal/serverapi"
 )
 
@@ -37,7 +37,7 @@ func (c *Client) Media(ctx context.Context, server id.ServerName, mediaID string
 	wait := url.Values{"timeout_ms": {strconv.FormatInt(timeout.Milliseconds(), 10)}}
 	began := c.o.Now()
 	resp, err := c.send(ctx, server, request{kind: file, method: http.MethodGet, path: join("/_matrix/federation/v1/media/download", mediaID), query: wait})
-	old := err != nil && matrixerr.Is(err, matrixerr.Unrecognized)
+	old := unrecognized(err)
 	if old {
 		// A server from before files were asked for with a signature.
 		wait.Set("allow_remote", "false")
@@ -70,14 +70,15 @@ func (c *Client) partFile(ctx context.Context, resp *http.Response) (*serverapi.
 		return nil, fmt.Errorf("%w: it has no parts", ErrAnswer)
 	}
 	parts := multipart.NewReader(resp.Body, params["boundary"])
-	about, err := parts.NextPart()
+	about, err := parts.NextRawPart()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrAnswer, err)
 	}
-	if n, err := io.Copy(io.Discard, io.LimitReader(about, aboutSize)); err != nil || n == aboutSize {
-		return nil, fmt.Errorf("%w: its first part has %d bytes or more, %w", ErrAnswer, n, err)
+	text, err := io.ReadAll(io.LimitReader(about, aboutSize+1))
+	if err != nil || len(text) > aboutSize || !json.Valid(text) {
+		return nil, fmt.Errorf("%w: its first part is not JSON of at most %d bytes", ErrAnswer, aboutSize)
 	}
-	part, err := parts.NextPart()
+	part, err := parts.NextRawPart()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrAnswer, err)
 	}
