@@ -21,7 +21,7 @@ const (
 	historyTime = 30 * time.Second
 	// historyPage is how many events are asked for at once, and historyRounds how often.
 	historyPage   = 100
-	historyRounds = 3
+	historyRounds = 5
 	// historyServers is how many servers are asked for the same.
 	historyServers = 3
 	// maxGaps bounds the missing events that are asked for together, and statesAPage how often
@@ -44,17 +44,31 @@ func (s *Server) fillIn(ctx context.Context, p *PageRequest) {
 	defer cancel()
 	for range historyRounds {
 		room, gaps, err := s.gaps(ctx, p.Room, p.Reader.User, p)
-		if err == nil && len(gaps) > 0 {
-			var filled bool
-			if filled, err = s.backfill(ctx, &room, gaps); err == nil && filled {
-				continue
-			}
+		filled := false
+		if err == nil {
+			filled, err = s.fillOne(ctx, &room, gaps)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "history could not be filled in", "room", p.Room, "error", err)
 		}
-		return
+		if !filled || err != nil {
+			return
+		}
 	}
+}
+
+// fillOne fills in the newest of the holes in a timeline that can be filled.
+func (s *Server) fillOne(ctx context.Context, room *storage.Room, gaps []storage.Gap) (filled bool, err error) {
+	for len(gaps) > 0 && !filled && err == nil {
+		// What is before all that we have is one hole, however many events ask for it.
+		n := 1
+		for n < len(gaps) && (gaps[n].Ord == gaps[0].Ord || gaps[0].Ord < 0) {
+			n++
+		}
+		filled, err = s.backfill(ctx, room, gaps[:n])
+		gaps = gaps[n:]
+	}
+	return filled, err
 }
 
 // gaps are the newest events that are missing in what a page back through a timeline shows to a
@@ -110,8 +124,8 @@ func (s *Server) gapAbove(tx *storage.Tx, room storage.RoomNID, at storage.Ord) 
 	return tx.ListGaps(room, above[0].Ord, above[0].Ord-1, maxGaps)
 }
 
-// backfill asks servers in a room for what is missing, and places it. It says whether anything
-// came of it.
+// backfill asks servers in a room for what is missing in one hole of its timeline, and places it.
+// It says whether anything came of it.
 //
 // spec: server-server-api.md#backfilling-and-retrieving-missing-events
 func (s *Server) backfill(ctx context.Context, room *storage.Room, gaps []storage.Gap) (filled bool, err error) {
@@ -120,10 +134,6 @@ func (s *Server) backfill(ctx context.Context, room *storage.Room, gaps []storag
 		return false, err
 	}
 	defer unlock()
-	// Those of one hole in the timeline: the first, or the one before all that we have.
-	gaps = slices.DeleteFunc(gaps, func(g storage.Gap) bool {
-		return g.Ord != gaps[0].Ord && (g.Ord > 0 || gaps[0].Ord > 0)
-	})
 	servers, err := s.historians(ctx, room, gaps)
 	if err != nil {
 		return false, err
@@ -196,11 +206,23 @@ func (s *Server) placeHistory(ctx context.Context, server id.ServerName, room *s
 	if err != nil {
 		return false, err
 	}
-	for event := range found {
-		if known[event] == accepted || known[event] == rejected {
-			delete(found, event)
+	between := make(map[id.EventID]gomatrixserverlib.PDU)
+	var next []id.EventID
+	for _, g := range gaps {
+		next = append(next, g.Event)
+	}
+	for len(next) > 0 {
+		event := next[len(next)-1]
+		next = next[:len(next)-1]
+		if found[event] == nil || between[event] != nil || known[event] == accepted || known[event] == rejected {
+			continue
+		}
+		between[event] = found[event]
+		for _, prev := range found[event].PrevEventIDs() {
+			next = append(next, id.EventID(prev))
 		}
 	}
+	found = between // what is on the far side of events that we have belongs to another hole
 	list := sorted(found, gomatrixserverlib.PDU.PrevEventIDs)
 	// Where the page begins, the state is what the other server says.
 	states := make(map[id.EventID][]id.EventID)
@@ -372,7 +394,7 @@ func (s *Server) nearestAfar(ctx context.Context, user id.UserID, roomID id.Room
 		if known, err := s.placed(ctx, []id.EventID{target.Event}); err != nil || known[target.Event] == accepted {
 			return
 		}
-		if filled, err := s.backfill(ctx, &room, gaps); err != nil || !filled {
+		if filled, err := s.fillOne(ctx, &room, gaps); err != nil || !filled {
 			return
 		}
 	}

@@ -447,7 +447,11 @@ func (b *builder) left(m *storage.Membership) (bool, error) {
 	}
 	if !stayed {
 		if before == m.Membership && !b.req.initial {
-			return false, nil
+			// What ends an invite to a room that this server is not in has no place there, and is
+			// news all the same.
+			if _, inside, err := b.tx.GetOrd(m.Event); err != nil || inside {
+				return false, err
+			}
 		}
 		return b.refused(m)
 	}
