@@ -19,6 +19,7 @@ type bench struct {
 	quick   bool
 	rows    []row
 	failed  bool
+	fsync   [2]time.Duration // of a small synced write: p50 and p95
 }
 
 // row is one line of the result.
@@ -50,6 +51,7 @@ var scenarios = []scenario{
 	{"sync", (*bench).sync},
 	{"large", (*bench).large},
 	{"messages", (*bench).messages},
+	{"federation", (*bench).federation},
 }
 
 func main() {
@@ -86,12 +88,12 @@ func run() error {
 			return fmt.Errorf("build: %w", err)
 		}
 	}
+	var err error
 	fmt.Printf("machine: %d cores, %s, %s; SQLite on %s\n", runtime.NumCPU(), cpuModel(), runtime.Version(), *scratch)
-	fsync, err := measureFsync(*scratch)
-	if err != nil {
+	if b.fsync, err = measureFsync(*scratch); err != nil {
 		return err
 	}
-	fmt.Printf("fsync of 4 KiB appended: p50 %v, p95 %v\n", fsync[0], fsync[1])
+	fmt.Printf("fsync of 4 KiB appended: p50 %v, p95 %v\n", b.fsync[0], b.fsync[1])
 	for _, s := range scenarios {
 		if !slices.Contains(strings.Split(*only, ","), s.name) {
 			continue

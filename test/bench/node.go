@@ -26,39 +26,55 @@ import (
 // ground is a database that is being filled before the node starts: what would take hours
 // through HTTP, as passwords are expensive on purpose.
 type ground struct {
-	dir   string
-	db    *storage.DB
+	dir  string
+	name id.ServerName
+	// certificate is the file of the certificate, and of its key, with which the node serves others at
+	// its name, and which it trusts; "" on a node that has nothing to do with others.
+	certificate string
+
+	db    *storage.DB // nil while the node has it
 	rooms *roomserver.Server
 	users *userserver.Server
 }
 
-const serverName = "localhost"
+// ground is one of a node that has nothing to do with others.
+func (b *bench) ground(dir string) (*ground, error) {
+	g := &ground{dir: filepath.Join(b.scratch, dir), name: "localhost"}
+	return g, g.lay()
+}
 
-func (b *bench) ground(name string) (*ground, error) {
-	g := &ground{dir: filepath.Join(b.scratch, name)}
+// keyID and key are those with which every node here signs.
+const keyID = "ed25519:bench"
+
+var key = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+
+// lay makes an empty database.
+func (g *ground) lay() error {
 	if err := os.RemoveAll(g.dir); err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.MkdirAll(g.dir, 0o700); err != nil {
-		return nil, err
+		return err
 	}
-	seed := make([]byte, ed25519.SeedSize)
-	line := "ed25519 bench " + base64.RawStdEncoding.EncodeToString(seed) + "\n"
+	line := "ed25519 bench " + base64.RawStdEncoding.EncodeToString(key.Seed()) + "\n"
 	if err := os.WriteFile(filepath.Join(g.dir, "signing.key"), []byte(line), 0o600); err != nil {
-		return nil, err
+		return err
 	}
-	var err error
+	return g.open()
+}
+
+// open opens the database, which no node has at the time.
+func (g *ground) open() (err error) {
 	g.db, err = storage.Open(context.Background(), storage.Options{URL: filepath.Join(g.dir, "parley.db"), Durability: storage.Relaxed})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	g.rooms, err = roomserver.New(roomserver.Options{DB: g.db, Name: serverName, KeyID: "ed25519:bench",
-		Key: ed25519.NewKeyFromSeed(seed), DefaultVersion: "12"})
+	g.rooms, err = roomserver.New(roomserver.Options{DB: g.db, Name: g.name, KeyID: keyID, Key: key, DefaultVersion: "12"})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	g.users = userserver.New(userserver.Options{DB: g.db, ServerName: serverName, Rooms: g.rooms})
-	return g, nil
+	g.users = userserver.New(userserver.Options{DB: g.db, ServerName: g.name, Rooms: g.rooms})
+	return nil
 }
 
 // user is an account with a session.
@@ -122,8 +138,13 @@ func message(i int) string {
 }
 
 func (g *ground) close() error {
+	if g.db == nil {
+		return nil
+	}
 	g.users.Close()
-	return g.db.Close()
+	db := g.db
+	g.db = nil
+	return db.Close()
 }
 
 // node is a running server.
@@ -140,9 +161,15 @@ func (b *bench) start(g *ground, durability string) (*node, error) {
 		return nil, err
 	}
 	config := filepath.Join(g.dir, "parley.yaml")
-	text := "server_name: " + serverName + "\ndata_dir: " + g.dir + "\nregistration: {allow: anyone}\n" +
-		"rate_limits: {enabled: false}\nfederation: {enabled: false}\nmetrics: {address: 127.0.0.1:0}\n" +
-		"listeners: {client: {address: 127.0.0.1:0}}\ndatabase: {durability: " + durability + "}\n"
+	text := "server_name: " + string(g.name) + "\ndata_dir: " + g.dir + "\nregistration: {allow: anyone}\n" +
+		"rate_limits: {enabled: false}\nmetrics: {address: 127.0.0.1:0}\ndatabase: {durability: " + durability + "}\n" +
+		"listeners:\n  client: {address: 127.0.0.1:0}\n"
+	if g.certificate != "" {
+		text += "  federation: {address: " + string(g.name) + ", tls_certificate: " + g.certificate + ", tls_key: " + g.certificate + "}\n" +
+			"outgoing: {allow_networks: [127.0.0.1]}\nfederation: {notaries: []}\n"
+	} else {
+		text += "federation: {enabled: false}\n"
+	}
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -153,6 +180,9 @@ func (b *bench) start(g *ground, durability string) (*node, error) {
 	}
 	defer logFile.Close()
 	n.cmd.Stderr = logFile
+	if g.certificate != "" {
+		n.cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+g.certificate)
+	}
 	if err := n.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -163,11 +193,11 @@ func (b *bench) start(g *ground, durability string) (*node, error) {
 			return nil, err
 		}
 		for _, m := range pointClient.FindAllStringSubmatch(string(text), -1) {
-			switch m[1] {
-			case "http":
-				n.address = m[2]
-			case "metrics":
+			switch {
+			case m[1] == "metrics":
 				n.metrics = m[2]
+			case m[2] != string(g.name): // where it serves clients
+				n.address = m[2]
 			}
 		}
 		if n.address != "" && n.metrics != "" {
