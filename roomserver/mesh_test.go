@@ -373,6 +373,19 @@ func TestInviteAfar(t *testing.T) {
 		ok(t, b.Join(ctx, MemberRequest{Room: room, Sender: b.user})) // by who invited
 		m.agree(t, room, "a", "b")
 
+		// Only who invited can take an invite back: of others b can't know whether they may.
+		users := fmt.Sprintf(`{%q:100,"@moderator:a":60}`, a.user)
+		if version == "12" {
+			users = `{"@moderator:a":60}`
+		}
+		kicked, err := a.Create(ctx, CreateRequest{Creator: a.user, Version: version, Preset: "public_chat", Invite: []id.UserID{b.user},
+			PowerLevels: map[string]json.RawMessage{"users": json.RawMessage(users)}})
+		ok(t, err)
+		ok(t, a.Join(ctx, MemberRequest{Room: kicked, Sender: "@moderator:a"}))
+		ok(t, a.Kick(ctx, MemberRequest{Room: kicked, Sender: "@moderator:a", Target: b.user}))
+		refusedAll(t, b, "a", a.events(t, kicked)[len(a.events(t, kicked))-1].JSON)
+		b.is(t, spec.Invite, kicked)
+
 		// A server that is gone can't keep an invite open.
 		other, err := a.Create(ctx, CreateRequest{Creator: a.user, Version: version, Invite: []id.UserID{b.user}})
 		ok(t, err)

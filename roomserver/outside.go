@@ -270,8 +270,9 @@ func (s *Server) receiveOwn(ctx context.Context, e *event) error {
 }
 
 // takeOutside takes in an event of a room that we are not in: the only ones that concern us are
-// those that end an invite or a knock of one of our users. That it does so can only be believed
-// of those who know of it: the event must name it.
+// those that end an invite or a knock of one of our users. Who has the power to do so can't be
+// told from here. An invite is taken back by who sent it; a knock is refused by somebody who
+// knows of it, as whose event names it.
 func (s *Server) takeOutside(ctx context.Context, room *storage.Room, pdu gomatrixserverlib.PDU) error {
 	absent := matrixerr.New(matrixerr.Forbidden, "This server is not in the room.")
 	if pdu.Type() != spec.MRoomMember || pdu.StateKey() == nil || !s.local(id.UserID(*pdu.StateKey())) || pdu.RoomID().String() != string(room.ID) {
@@ -287,7 +288,8 @@ func (s *Server) takeOutside(ctx context.Context, room *storage.Room, pdu gomatr
 			return false, err
 		}
 		row, err := tx.GetEventByNID(m.Event)
-		return slices.Contains(pdu.AuthEventIDs(), string(row.ID)) || slices.Contains(pdu.PrevEventIDs(), string(row.ID)), err
+		named := slices.Contains(pdu.AuthEventIDs(), string(row.ID)) || slices.Contains(pdu.PrevEventIDs(), string(row.ID))
+		return named && (m.Membership == spec.Knock || pdu.SenderID() == spec.SenderID(gjson.GetBytes(row.JSON, "sender").Str)), err
 	})
 	if err != nil {
 		return err
