@@ -49,7 +49,7 @@ func TestPushRules(t *testing.T) {
 			{"PUT", global + "content/nono/enabled", `{}`, 400, "M_MISSING_PARAM"},
 			{"PUT", global + "content/nono/actions", `{}`, 400, "M_MISSING_PARAM"},
 			{"GET", global + "content/a/actions", ``, 404, "M_NOT_FOUND"},
-			{"GET", global + "other/a", ``, 400, "M_INVALID_PARAM"},
+			{"GET", global + "other/a", ``, 404, "M_NOT_FOUND"},
 			{"DELETE", global + "content/a", ``, 404, "M_NOT_FOUND"},
 			{"GET", all + "device/content/a", ``, 404, "M_UNRECOGNIZED"},
 		} {

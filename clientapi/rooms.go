@@ -107,7 +107,22 @@ func (a *API) createRoom(ctx context.Context, r *httpapi.Request, in *createRoom
 		req.Invite = append(req.Invite, user)
 	}
 	room, err := a.rooms.Create(ctx, req)
-	return &roomIDResponse{room}, err
+	if err != nil {
+		return nil, err
+	}
+	a.carryOver(ctx, r.Caller.User, room)
+	return &roomIDResponse{room}, nil
+}
+
+// carryOver gives a room that follows another what its new member has set for that one.
+func (a *API) carryOver(ctx context.Context, user id.UserID, room id.RoomID) {
+	create, err := a.rooms.StateEvent(ctx, room, "m.room.create", "", false, roomserver.Reader{User: user})
+	if err != nil {
+		return // what the user asked for is done
+	}
+	if from, err := id.ParseRoomID(gjson.GetBytes(create, "predecessor.room_id").Str); err == nil {
+		a.users.CarryOver(ctx, user, from, room)
+	}
 }
 
 type joinedRoomsResponse struct {
@@ -183,7 +198,11 @@ func (a *API) joinAny(ctx context.Context, r *httpapi.Request, in *joinAnyReques
 	if err != nil {
 		return nil, err
 	}
-	return &roomIDResponse{req.Room}, a.rooms.Join(ctx, req)
+	if err := a.rooms.Join(ctx, req); err != nil {
+		return nil, err
+	}
+	a.carryOver(ctx, req.Sender, req.Room)
+	return &roomIDResponse{req.Room}, nil
 }
 
 func (a *API) joinRoom(ctx context.Context, r *httpapi.Request, in *joinRequest) (*roomIDResponse, error) {
@@ -191,7 +210,11 @@ func (a *API) joinRoom(ctx context.Context, r *httpapi.Request, in *joinRequest)
 	if err != nil {
 		return nil, err
 	}
-	return &roomIDResponse{in.RoomID}, a.rooms.Join(ctx, roomserver.MemberRequest{Room: in.RoomID, Sender: r.Caller.User, Content: content})
+	if err := a.rooms.Join(ctx, roomserver.MemberRequest{Room: in.RoomID, Sender: r.Caller.User, Content: content}); err != nil {
+		return nil, err
+	}
+	a.carryOver(ctx, r.Caller.User, in.RoomID)
+	return &roomIDResponse{in.RoomID}, nil
 }
 
 func (a *API) knock(ctx context.Context, r *httpapi.Request, in *joinAnyRequest) (*roomIDResponse, error) {
@@ -293,7 +316,11 @@ func (a *API) upgrade(ctx context.Context, r *httpapi.Request, in *upgradeReques
 		return nil, matrixerr.New(matrixerr.MissingParam, "new_version is missing.")
 	}
 	room, err := a.rooms.Upgrade(ctx, r.Caller.User, in.RoomID, in.NewVersion, in.AdditionalCreators)
-	return &upgradeResponse{room}, err
+	if err != nil {
+		return nil, err
+	}
+	a.carryOver(ctx, r.Caller.User, room)
+	return &upgradeResponse{room}, nil
 }
 
 type sendRequest struct {
@@ -534,14 +561,14 @@ func (a *API) messages(ctx context.Context, r *httpapi.Request, in *messagesRequ
 		return nil, err
 	}
 	p := roomserver.PageRequest{Room: in.RoomID, Filter: matcher(f, in.RoomID), Members: f.LazyLoadMembers, Reader: reader(r)}
-	if p.Backward, err = backward(in.Dir, ""); err != nil {
+	if p.Backward, err = backward(in.Dir, "f"); err != nil { // clients have been let off it for long
 		return nil, err
 	}
 	if p.Limit, err = pageLimit(in.Limit, 10); err != nil {
 		return nil, err
 	}
-	if f.Limit > 0 {
-		p.Limit = min(p.Limit, f.Limit)
+	if most := f.Most(0); most > 0 {
+		p.Limit = min(p.Limit, most)
 	}
 	if p.From, err = a.place("from", in.From); err != nil {
 		return nil, err

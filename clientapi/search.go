@@ -197,8 +197,8 @@ func (a *API) searchQuery(r *httpapi.Request, c *searchCriteria) (*roomserver.Se
 		if err != nil {
 			return nil, err
 		}
-		if f.Limit > 0 {
-			q.Limit = min(f.Limit, maxSearchPage)
+		if most := f.Most(0); most > 0 {
+			q.Limit = min(most, maxSearchPage)
 		}
 		q.Rooms, q.NotRooms = f.Rooms, f.NotRooms
 		if !f.Everything() {

@@ -69,7 +69,7 @@ func TestProfile(t *testing.T) {
 		}{
 			{profile + "/displayname", `{}`, 400, "M_MISSING_PARAM"},
 			{profile + "/displayname", `{"displayname":1}`, 400, "M_BAD_JSON"},
-			{profile + "/avatar_url", `{"avatar_url":"http://x.org"}`, 400, "M_INVALID_PARAM"},
+			{profile + "/avatar_url", `{"avatar_url":"mxc://x.org/` + strings.Repeat("x", 1024) + `"}`, 400, "M_INVALID_PARAM"},
 			{profile + "/Bad", `{"Bad":1}`, 400, "M_INVALID_PARAM"},
 			{profile + "/a." + strings.Repeat("x", 254), `{"a.` + strings.Repeat("x", 254) + `":1}`, 400, "M_KEY_TOO_LARGE"},
 			{profile + "/a.b", `{"a.b":"` + strings.Repeat("x", 65536) + `"}`, 400, "M_PROFILE_TOO_LARGE"},
@@ -233,5 +233,36 @@ func TestPushers(t *testing.T) {
 		}
 		n.do(t, "POST", v3+"/pushers/set", token, `{"pushkey":"k","app_id":"a","kind":null}`).json(`{}`)
 		n.do(t, "GET", v3+"/pushers", token, "").json(`{"pushers":[]}`)
+	})
+}
+
+func TestUpgradeCarriesOver(t *testing.T) {
+	each(t, nil, func(t *testing.T, n *node) {
+		alice, bob := n.user(t, "alice"), n.user(t, "bob")
+		old := n.makeRoom(t, alice, `{"preset":"public_chat","room_version":"10"}`)
+		n.do(t, "POST", v3+"/join/"+old, bob, `{}`).want(200, "")
+		rule := func(room string) string { return v3 + "/pushrules/global/room/" + room }
+		n.do(t, "PUT", rule(old), bob, `{"actions":["dont_notify"]}`).json(`{}`)
+		n.do(t, "PUT", rule(old)+"/enabled", bob, `{"enabled":false}`).json(`{}`)
+		tags := func(room string) string { return v3 + "/user/@bob:x.org/rooms/" + room + "/tags" }
+		n.do(t, "PUT", tags(old)+"/u.work", bob, `{"order":0.5}`).json(`{}`)
+		direct := v3 + "/user/@bob:x.org/account_data/m.direct"
+		n.do(t, "PUT", direct, bob, `{"@alice:x.org":["`+old+`"],"@carol:x.org":["!x:x.org"]}`).json(`{}`)
+
+		next := n.do(t, "POST", v3+"/rooms/"+old+"/upgrade", alice, `{"new_version":"12"}`).want(200, "").get("replacement_room")
+		n.do(t, "GET", rule(next), alice, "").want(404, "M_NOT_FOUND")
+		n.do(t, "GET", rule(next), bob, "").want(404, "M_NOT_FOUND") // not before they join
+		n.do(t, "POST", v3+"/join/"+next, bob, `{}`).want(200, "")
+		n.do(t, "GET", rule(next), bob, "").json(`{"rule_id":"` + next + `","default":false,"enabled":false,"actions":["dont_notify"]}`)
+		n.do(t, "GET", tags(next), bob, "").json(`{"tags":{"u.work":{"order":0.5}}}`)
+		n.do(t, "GET", direct, bob, "").json(`{"@alice:x.org":["` + old + `","` + next + `"],"@carol:x.org":["!x:x.org"]}`)
+
+		// What they set since stays when they come again.
+		n.do(t, "DELETE", tags(next)+"/u.work", bob, "").json(`{}`)
+		n.do(t, "PUT", tags(next)+"/u.home", bob, `{}`).json(`{}`)
+		n.do(t, "PUT", rule(next)+"/enabled", bob, `{"enabled":true}`).json(`{}`)
+		n.do(t, "POST", v3+"/join/"+next, bob, `{}`).want(200, "")
+		n.do(t, "GET", rule(next)+"/enabled", bob, "").json(`{"enabled":true}`)
+		n.do(t, "GET", tags(next), bob, "").json(`{"tags":{"u.home":{}}}`)
 	})
 }

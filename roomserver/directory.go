@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -56,17 +57,62 @@ func (s *Server) CreateAlias(ctx context.Context, user id.UserID, alias id.RoomA
 }
 
 // DeleteAlias removes an alias: its creator's own, or any with the power to set the
-// canonical alias of its room.
+// canonical alias of its room. One with that power also takes it out of what the room says
+// that its aliases are.
 //
 // spec: client-server-api/index.md#delete_matrixclientv3directoryroomroomalias
 func (s *Server) DeleteAlias(ctx context.Context, user id.UserID, alias id.RoomAlias) error {
-	return s.db.Write(ctx, func(tx *storage.Tx) error {
+	room, err := s.dropAlias(ctx, user, alias)
+	if err != nil {
+		return err
+	}
+	current, err := s.StateEvent(ctx, room, spec.MRoomCanonicalAlias, "", false, Reader{User: user})
+	if err == nil {
+		var named bool
+		if current, named, err = withoutAlias(current, alias); err == nil && named {
+			_, err = s.Send(ctx, SendRequest{Room: room, Sender: user, Type: spec.MRoomCanonicalAlias, StateKey: new(""), Content: current})
+		}
+	}
+	var refused *matrixerr.Error
+	if errors.As(err, &refused) {
+		return nil // the room has none, or the user has no say in it
+	}
+	return err
+}
+
+// withoutAlias is the content of m.room.canonical_alias without an alias; named says that it
+// was there.
+func withoutAlias(content json.RawMessage, alias id.RoomAlias) (out json.RawMessage, named bool, err error) {
+	fields := make(map[string]any)
+	if err := json.Unmarshal(content, &fields); err != nil {
+		return content, false, nil // not what it should be, and not ours to mend
+	}
+	if fields["alias"] == string(alias) {
+		named = true
+		delete(fields, "alias")
+	}
+	if alt, ok := fields["alt_aliases"].([]any); ok {
+		kept := slices.DeleteFunc(slices.Clone(alt), func(a any) bool { return a == string(alias) })
+		named = named || len(kept) < len(alt)
+		fields["alt_aliases"] = kept
+		if len(kept) == 0 {
+			delete(fields, "alt_aliases")
+		}
+	}
+	out, err = json.Marshal(fields)
+	return out, named, err
+}
+
+// dropAlias removes an alias, if the user may, and says which room it led to.
+func (s *Server) dropAlias(ctx context.Context, user id.UserID, alias id.RoomAlias) (led id.RoomID, err error) {
+	err = s.db.Write(ctx, func(tx *storage.Tx) error {
 		a, err := tx.GetAlias(alias)
 		if missing, err := notFound(err); err != nil {
 			return err
 		} else if missing {
 			return matrixerr.New(matrixerr.NotFound, "There is no alias %s.", alias)
 		}
+		led = a.Room
 		if a.Creator == user {
 			return tx.DeleteAlias(alias)
 		}
@@ -83,6 +129,7 @@ func (s *Server) DeleteAlias(ctx context.Context, user id.UserID, alias id.RoomA
 		}
 		return tx.DeleteAlias(alias)
 	})
+	return led, err
 }
 
 // ResolveAlias is the room behind an alias, and servers that are in it.

@@ -231,10 +231,15 @@ func (s *Server) rootAt(tx *storage.Tx, v *View, at storage.Ord, newest int64) (
 		return newest, nil
 	}
 	root, _, ok, err := tx.GetCurrentAt(v.Room.NID, at)
-	if err != nil || !ok {
+	if err != nil || ok {
+		return root, err
+	}
+	// Before the room there was nobody: the nearest is who made it, alone in it.
+	first, err := tx.ListTimelineForwards(v.Room.NID, at, math.MaxInt64, 2)
+	if err != nil || len(first) == 0 {
 		return newest, err
 	}
-	return root, nil
+	return first[len(first)-1].Current, nil
 }
 
 // JoinedMember is what joined_members shows of a member.

@@ -192,7 +192,7 @@ type SearchResults struct {
 	Highlights []string
 	Results    []SearchResult
 	State      map[id.RoomID][]json.RawMessage
-	// Next is where to go on, nil at the end.
+	// Next is where to go on, nil where nothing was found.
 	Next *SearchFrom
 }
 
@@ -298,10 +298,7 @@ func (f *finding) find() error {
 		f.out.Count = count
 		for i := range hits {
 			if len(f.out.Results) == f.r.Limit {
-				f.out.Next = &SearchFrom{TS: q.Before.TS, Event: q.Before.Event}
-				if q.ByRank {
-					f.out.Next = &SearchFrom{Skip: q.Skip}
-				}
+				f.more(&q)
 				return nil
 			}
 			q.Skip++
@@ -311,14 +308,23 @@ func (f *finding) find() error {
 			}
 		}
 		if len(hits) < q.Limit {
+			// Some clients want a way on as long as there is anything.
+			if len(f.out.Results) > 0 {
+				f.more(&q)
+			}
 			return nil
 		}
 	}
+	f.more(&q)
+	return nil
+}
+
+// more says where to go on.
+func (f *finding) more(q *storage.SearchQuery) {
 	f.out.Next = &SearchFrom{TS: q.Before.TS, Event: q.Before.Event}
 	if q.ByRank {
 		f.out.Next = &SearchFrom{Skip: q.Skip}
 	}
-	return nil
 }
 
 // add adds an event that was found, if the reader wants and may see it.

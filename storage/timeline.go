@@ -17,10 +17,12 @@ type TimelineEvent struct {
 	// Current is the root of the room's current state once the event had come. It is the
 	// event's own Root but where the DAG is forked. 0 for events from before we came.
 	Current int64
+	// Gap says that we don't have all events that the event follows.
+	Gap bool
 	Event
 }
 
-const timelineColumns = `t.ord, t.root, e.nid, e.event_id, e.room_nid, e.root, e.replaces, e.status, e.redacted_by, e.device_nid, e.txn_id, e.json`
+const timelineColumns = `t.ord, t.root, EXISTS (SELECT 1 FROM missing_events m WHERE m.wanted_by = e.nid), e.nid, e.event_id, e.room_nid, e.root, e.replaces, e.status, e.redacted_by, e.device_nid, e.txn_id, e.json`
 
 // prefixed scans some columns before the rest of a row.
 type prefixed struct {
@@ -31,7 +33,7 @@ type prefixed struct {
 func (p prefixed) Scan(dest ...any) error { return p.row.Scan(append(p.prefix, dest...)...) }
 
 func scanTimelineEvent(row sqldb.Scanner) (e TimelineEvent, err error) {
-	e.Event, err = scanEvent(prefixed{row, []any{&e.Ord, &e.Current}})
+	e.Event, err = scanEvent(prefixed{row, []any{&e.Ord, &e.Current, &e.Gap}})
 	return e, err
 }
 

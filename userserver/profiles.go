@@ -147,8 +147,8 @@ func checkFieldValue(field string, value json.RawMessage) (json.RawMessage, erro
 			return nil, nil
 		case field == displayNameField && len([]rune(text)) > maxNameLength:
 			return nil, matrixerr.New(matrixerr.InvalidParam, "the display name is longer than %d characters", maxNameLength)
-		case field == avatarField && (!strings.HasPrefix(text, "mxc://") || len(text) > 1024):
-			return nil, matrixerr.New(matrixerr.InvalidParam, "avatar_url is not an MXC URI")
+		case field == avatarField && len(text) > 1024:
+			return nil, matrixerr.New(matrixerr.InvalidParam, "avatar_url is longer than 1024 bytes")
 		case field == "m.tz" && len(text) > id.MaxLength:
 			return nil, matrixerr.New(matrixerr.InvalidParam, "m.tz is longer than %d bytes", id.MaxLength)
 		}

@@ -72,7 +72,7 @@ func TestProfile(t *testing.T) {
 			{"displayname", `"Älice"`, ""},
 			{"displayname", `"\u00c4lice"`, ""}, // the same
 			{"avatar_url", `"mxc://x.org/abc"`, ""},
-			{"avatar_url", `"https://x.org/abc"`, matrixerr.InvalidParam},
+			{"avatar_url", `"mxc://x.org/` + strings.Repeat("x", 1024) + `"`, matrixerr.InvalidParam},
 			{"displayname", `7`, matrixerr.BadJSON},
 			{"displayname", `null`, matrixerr.BadJSON},
 			{"displayname", `"a\u0000b"`, matrixerr.InvalidParam},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 
@@ -221,7 +222,7 @@ func (b *builder) accountData() (news bool, err error) {
 	n := 0
 	for i := range b.roomData[""] {
 		d := &b.roomData[""][i]
-		if !f.Match(d.Type, b.req.user) || f.Limit > 0 && n >= f.Limit {
+		if !f.Match(d.Type, b.req.user) || n >= f.Most(math.MaxInt) {
 			continue
 		}
 		if n == 0 {
@@ -423,10 +424,10 @@ func (b *builder) strippedState(m *storage.Membership, e *storage.Event) {
 // left writes a room that the user has left or was removed from: what happened in it until
 // then.
 func (b *builder) left(m *storage.Membership) (bool, error) {
-	if m.Forgotten || m.Event == 0 {
-		return false, nil
-	}
 	since := b.from()
+	if m.Event == 0 || m.Forgotten && (b.req.initial || m.Pos <= since) {
+		return false, nil // other devices are yet to hear that a forgotten room was left
+	}
 	if b.req.initial || b.req.fullState && m.Pos <= since {
 		if !b.req.filter.Room.IncludeLeave {
 			return false, nil
@@ -446,13 +447,6 @@ func (b *builder) left(m *storage.Membership) (bool, error) {
 		}
 	}
 	if !stayed {
-		if before == m.Membership && !b.req.initial {
-			// What ends an invite to a room that this server is not in has no place there, and is
-			// news all the same.
-			if _, inside, err := b.tx.GetOrd(m.Event); err != nil || inside {
-				return false, err
-			}
-		}
 		return b.refused(m)
 	}
 	ord, ok, err := b.tx.GetOrd(m.Event)

@@ -75,12 +75,12 @@ type initialSyncResponse struct {
 // spec: client-server-api/index.md#get_matrixclientv3initialsync
 func (a *API) initialSync(ctx context.Context, r *httpapi.Request, in *initialSyncRequest) (*initialSyncResponse, error) {
 	f := &filter.Filter{}
-	f.Room.Timeline.Limit = defaultLimit
+	f.Room.Timeline.Limit = new(defaultLimit)
 	if in.Limit != nil {
 		if *in.Limit < 0 {
 			return nil, matrixerr.New(matrixerr.InvalidParam, "limit must not be negative")
 		}
-		f.Room.Timeline.Limit = max(1, min(*in.Limit, maxLimit))
+		f.Room.Timeline.Limit = new(max(1, min(*in.Limit, maxLimit)))
 	}
 	f.Room.IncludeLeave = in.Archived
 	// Messages to the device are left for a /sync.
@@ -204,7 +204,7 @@ func (a *API) events(ctx context.Context, r *httpapi.Request, in *eventsRequest)
 		return a.peek(ctx, r.Caller.User, in.RoomID, since.Pos, hold)
 	}
 	f := &filter.Filter{}
-	f.Room.Timeline.Limit = maxLimit
+	f.Room.Timeline.Limit = new(maxLimit)
 	req := &request{user: r.Caller.User, since: since, filter: f}
 	a.Users.Syncing(req.user, "online", hold)
 	start := a.mark(since)

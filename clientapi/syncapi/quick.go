@@ -202,11 +202,7 @@ func (q *quickAnswer) timeline(ctx context.Context, r *quickRoom, t *tail) (told
 		}
 		events = append(events, e)
 	}
-	limit := f.Timeline.Limit
-	if limit == 0 {
-		limit = defaultLimit
-	}
-	if len(events) > min(limit, maxLimit) {
+	if len(events) > min(f.Timeline.Most(defaultLimit), maxLimit) {
 		return false, false, nil
 	}
 	if len(events) == 0 {

@@ -3,6 +3,7 @@ package syncapi
 import (
 	"cmp"
 	"encoding/json"
+	"math"
 	"slices"
 
 	"github.com/tidwall/gjson"
@@ -94,11 +95,7 @@ func (b *builder) room(c *roomChange) (told bool, err error) {
 }
 
 func (b *builder) limit() int {
-	limit := b.req.filter.Room.Timeline.Limit
-	if limit == 0 {
-		limit = defaultLimit
-	}
-	return min(limit, maxLimit)
+	return min(b.req.filter.Room.Timeline.Most(defaultLimit), maxLimit)
 }
 
 // events writes a room's timeline, state and summary, and says whether there is anything in
@@ -226,7 +223,7 @@ scan:
 				if err != nil {
 					return nil, err
 				}
-				if want {
+				if want || e.Gap {
 					t.limited = true
 					break scan
 				}
@@ -240,6 +237,13 @@ scan:
 			if want {
 				t.events = append(t.events, *e)
 				t.start = e.Ord - 1
+			}
+			if e.Gap { // what is before it may be anywhere, and is fetched by who pages back
+				t.limited = true
+				if len(t.events) == 0 {
+					t.start = e.Ord - 1
+				}
+				break scan
 			}
 		}
 		if scanned += len(rows); len(rows) < batch {
@@ -535,7 +539,7 @@ func (b *builder) roomAccountData(room id.RoomID, whole bool) (bool, error) {
 	n := 0
 	for i := range data {
 		d := &data[i]
-		if !f.MatchEvent(room, d.Type, b.req.user, false) || f.Limit > 0 && n >= f.Limit {
+		if !f.MatchEvent(room, d.Type, b.req.user, false) || n >= f.Most(math.MaxInt) {
 			continue
 		}
 		if n == 0 {

@@ -204,7 +204,7 @@ func (ts *tails) render(tx *storage.Tx, t *tail, rows []storage.TimelineEvent) e
 			rendered: forms[i], pos: id.Pos(row.Ord), event: e.ID, sender: id.UserID(p[1].Str), typ: p[0].Str,
 			state: p[2].Exists(), hasURL: p[3].Exists(), deviceNID: e.DeviceNID, txnID: e.TxnID,
 		}
-		te.plain = e.Status == storage.Accepted && e.Root == row.Current && e.RedactedBy == 0 && !changesSummary(e.JSON)
+		te.plain = !row.Gap && e.Status == storage.Accepted && e.Root == row.Current && e.RedactedBy == 0 && !changesSummary(e.JSON)
 		t.bytes += te.size()
 		t.events = append(t.events, te)
 	}

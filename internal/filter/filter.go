@@ -30,13 +30,21 @@ type Filter struct {
 
 // Events says which events pass. Each list is nil where it is not given.
 type Events struct {
-	// Limit is how many events there may be, 0 for the default.
-	Limit      int         `json:"limit"`
+	// Limit is how many events there may be; nil for the default.
+	Limit      *int        `json:"limit"`
 	Senders    []id.UserID `json:"senders"`
 	NotSenders []id.UserID `json:"not_senders"`
 	// Types and NotTypes may have '*' for any sequence of characters.
 	Types    []string `json:"types"`
 	NotTypes []string `json:"not_types"`
+}
+
+// Most is how many events there may be, where otherwise there is some other limit.
+func (e *Events) Most(otherwise int) int {
+	if e.Limit == nil {
+		return otherwise
+	}
+	return *e.Limit
 }
 
 // RoomEvents says which events of rooms pass.
@@ -141,7 +149,7 @@ func (c *checker) fail(format string, args ...any) {
 }
 
 func (c *checker) events(where string, e *Events) {
-	if e.Limit < 0 {
+	if e.Most(0) < 0 {
 		c.fail("%s.limit is below 0", where)
 	}
 	for _, list := range [][]id.UserID{e.Senders, e.NotSenders} {

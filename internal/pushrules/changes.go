@@ -173,19 +173,18 @@ func (d *Draft) rule(kind Kind, ruleID string) (Rule, error) {
 	return rule, nil
 }
 
-// checkActions are the actions as they are kept: without those that mean nothing any more.
+// checkActions are the actions as they are kept: as they were set, even where they mean nothing
+// any more, since old clients look for what they set.
 //
 // spec: client-server-api/modules/push.md#historical-actions
 func checkActions(list []json.RawMessage) ([]json.RawMessage, error) {
 	kept := make([]json.RawMessage, 0, len(list))
 	for i, raw := range list {
 		raw = compact(raw)
-		switch a, err := parseAction(raw); {
-		case err != nil:
+		if _, err := parseAction(raw); err != nil {
 			return nil, matrixerr.New(matrixerr.BadJSON, "actions[%d]: %v", i, err)
-		case a.kind != actionNone:
-			kept = append(kept, raw)
 		}
+		kept = append(kept, raw)
 	}
 	return kept, nil
 }

@@ -102,7 +102,7 @@ func TestEdit(t *testing.T) {
 		{enable(Sender, "b", false), "sender:a; sender:b off"},
 		{put(Sender, "b", `{"actions":["notify"]}`, "", ""), `sender:a; sender:b!"notify" off`},
 		{enable(Sender, "b", true), `sender:a; sender:b!"notify"`},
-		{act(Sender, "b", `["dont_notify",{"set_tweak": "sound", "value": "x y"},"coalesce"]`), `sender:a; sender:b!{"set_tweak":"sound","value":"x y"}`},
+		{act(Sender, "b", `["dont_notify",{"set_tweak": "sound", "value": "x y"},"coalesce"]`), `sender:a; sender:b!"dont_notify"!{"set_tweak":"sound","value":"x y"}!"coalesce"`},
 		{act(Sender, "b", `[]`), `sender:a; sender:b`},
 		{act(Sender, "b", `["other"]`), `M_BAD_JSON`},
 		{act(Sender, "b", `[5]`), `M_BAD_JSON`},
@@ -140,15 +140,15 @@ func TestEdit(t *testing.T) {
 		{put(Underride, strings.Repeat("x", 256), none, "", ""), "M_INVALID_PARAM"},
 		{put("device", "b", none, "", ""), "M_INVALID_PARAM"},
 		{remove("device", "b"), "M_INVALID_PARAM"},
-		{enable("", "b", true), "M_INVALID_PARAM"},
+		{enable("", "b", true), "M_NOT_FOUND"},
 		{remove(Underride, "a"), ""},
 
 		// Rules of the server.
 		{enable(Override, ".m.rule.master", true), `{".m.rule.master":{"enabled":true}}`},
 		{enable(Override, ".m.rule.master", false), ""},
 		{enable(Underride, ".m.rule.message", false), `{".m.rule.message":{"enabled":false}}`},
-		{act(Underride, ".m.rule.message", `["dont_notify"]`), `{".m.rule.message":{"enabled":false,"actions":[]}}`},
-		{enable(Underride, ".m.rule.message", true), `{".m.rule.message":{"actions":[]}}`},
+		{act(Underride, ".m.rule.message", `["dont_notify"]`), `{".m.rule.message":{"enabled":false,"actions":["dont_notify"]}}`},
+		{enable(Underride, ".m.rule.message", true), `{".m.rule.message":{"actions":["dont_notify"]}}`},
 		{act(Underride, ".m.rule.message", `["notify"]`), ""},
 		{enable(Override, ".m.rule.message", false), "M_NOT_FOUND"},
 		{act(Override, ".m.rule.contains_display_name", `[]`), "M_NOT_FOUND"},
@@ -270,7 +270,7 @@ func TestRulesets(t *testing.T) {
 	if _, err := s.Get(Content, "mine"); !matrixerr.Is(err, matrixerr.NotFound) {
 		t.Errorf("a rule that isn't there: %v", err)
 	}
-	if _, err := s.Get("x", "mine"); !matrixerr.Is(err, matrixerr.InvalidParam) {
+	if _, err := s.Get("x", "mine"); !matrixerr.Is(err, matrixerr.NotFound) {
 		t.Errorf("a kind that isn't there: %v", err)
 	}
 	var none *Changes

@@ -75,7 +75,7 @@ func (s *Ruleset) of(kind Kind) (*[]Rule, error) {
 func (s *Ruleset) Get(kind Kind, ruleID string) (*Rule, error) {
 	rules, err := s.of(kind)
 	if err != nil {
-		return nil, err
+		return nil, notFound() // clients ask for kinds to come
 	}
 	if i := index(*rules, ruleID); i >= 0 {
 		return &(*rules)[i], nil
