@@ -273,8 +273,10 @@ func (s *Server) initialEvents(tx *storage.Tx, w *work, r *CreateRequest) ([]Sta
 	}
 	events = append(events,
 		stateEvent(spec.MRoomJoinRules, map[string]any{"join_rule": p.joinRule}),
-		stateEvent(spec.MRoomHistoryVisibility, map[string]any{"history_visibility": p.historyVisibility}),
-		stateEvent(spec.MRoomGuestAccess, map[string]any{"guest_access": p.guestAccess}))
+		stateEvent(spec.MRoomHistoryVisibility, map[string]any{"history_visibility": p.historyVisibility}))
+	if p.guestAccess != "forbidden" { // which is what no event means
+		events = append(events, stateEvent(spec.MRoomGuestAccess, map[string]any{"guest_access": p.guestAccess}))
+	}
 	events = append(events, r.InitialState...)
 	if r.Name != nil && *r.Name != "" {
 		events = append(events, stateEvent(spec.MRoomName, map[string]any{"name": *r.Name}))

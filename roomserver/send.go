@@ -31,7 +31,7 @@ type SendRequest struct {
 func (s *Server) Send(ctx context.Context, r SendRequest) (id.EventID, error) {
 	switch {
 	case r.Type == spec.MRoomCreate:
-		return "", matrixerr.New(matrixerr.Forbidden, "A room has one m.room.create event, made with the room.")
+		return "", matrixerr.New(matrixerr.BadState, "A room has one m.room.create event, made with the room.")
 	case r.Type == spec.MRoomRedaction && r.StateKey == nil:
 		return s.Redact(ctx, RedactRequest{Room: r.Room, Sender: r.Sender, Event: id.EventID(gjson.GetBytes(r.Content, "redacts").Str),
 			Content: r.Content, Txn: r.Txn})
@@ -151,24 +151,8 @@ func (s *Server) Redact(ctx context.Context, r RedactRequest) (id.EventID, error
 		content["reason"] = appendCanonicalString(nil, r.Reason)
 	}
 	return s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
-		target, err := w.tx.GetEvent(r.Event)
-		if missing, err := notFound(err); err != nil {
+		if err := s.checkRedaction(w, r.Sender, r.Event); err != nil {
 			return nil, err
-		} else if missing || target.Room != w.room.NID {
-			return nil, matrixerr.New(matrixerr.NotFound, "The event to redact is not in this room.")
-		}
-		victim, err := parseEvent(w.room.Version, target)
-		if err != nil {
-			return nil, err
-		}
-		if id.UserID(victim.SenderID()) != r.Sender {
-			p, err := s.powers(w.tx, &w.room, w.room.Root)
-			if err != nil {
-				return nil, err
-			}
-			if p.of(r.Sender) < p.levels.Redact {
-				return nil, matrixerr.New(matrixerr.Forbidden, "You don't have the power to redact other users' events here.")
-			}
 		}
 		d := &draft{Room: r.Room, Sender: r.Sender, Type: spec.MRoomRedaction}
 		if redactsInContent(w.room.Version) {
@@ -186,4 +170,37 @@ func (s *Server) Redact(ctx context.Context, r RedactRequest) (id.EventID, error
 		}
 		return s.append(w, d, r.Txn)
 	})
+}
+
+// checkRedaction refuses a redaction of what is another user's by one without the power for it. One who
+// has the power may also redact what is not known here: other servers may have it.
+func (s *Server) checkRedaction(w *work, user id.UserID, event id.EventID) error {
+	target, err := w.tx.GetEvent(event)
+	missing, err := notFound(err)
+	if err != nil {
+		return err
+	}
+	elsewhere := matrixerr.New(matrixerr.NotFound, "The event to redact is not in this room.")
+	if !missing {
+		if target.Room != w.room.NID {
+			return elsewhere
+		}
+		victim, err := parseEvent(w.room.Version, target)
+		if err != nil {
+			return err
+		}
+		if id.UserID(victim.SenderID()) == user {
+			return nil
+		}
+	}
+	p, err := s.powers(w.tx, &w.room, w.room.Root)
+	switch {
+	case err != nil:
+		return err
+	case p.of(user) >= p.levels.Redact:
+		return nil
+	case missing:
+		return elsewhere
+	}
+	return matrixerr.New(matrixerr.Forbidden, "You don't have the power to redact other users' events here.")
 }

@@ -120,8 +120,9 @@ func (s *Server) replace(old *work, user id.UserID, version id.RoomVersion, crea
 }
 
 // carriedPowerLevels are the old room's power levels, made to fit the new room's version:
-// its creators stand above them and may not be named, and creators of the old room who are
-// none in the new one keep the highest level that can be named.
+// its creators stand above them and may not be named. Where the new room has no such creators,
+// those of the old one keep the highest level that they could have had; where it has, who is not
+// asked for is none.
 func carriedPowerLevels(e *event, privileged bool, user id.UserID, creators []id.UserID, oldCreators []string) (map[string]json.RawMessage, error) {
 	var content map[string]json.RawMessage
 	if err := json.Unmarshal(e.Content(), &content); err != nil {
@@ -133,8 +134,10 @@ func carriedPowerLevels(e *event, privileged bool, user id.UserID, creators []id
 			return nil, matrixerr.New(matrixerr.BadState, "The room's power levels can't be read.")
 		}
 	}
-	for _, c := range oldCreators {
-		users[id.UserID(c)] = json.RawMessage("100")
+	if !privileged {
+		for _, c := range oldCreators {
+			users[id.UserID(c)] = json.RawMessage("100")
+		}
 	}
 	if privileged {
 		delete(users, user)

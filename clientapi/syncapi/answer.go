@@ -397,7 +397,12 @@ func (b *builder) strippedState(m *storage.Membership, e *storage.Event) {
 	o := b.out
 	own := false
 	gjson.ParseBytes(m.Stripped).ForEach(func(_, e gjson.Result) bool {
-		own = own || e.Get("type").Str == "m.room.member" && e.Get("state_key").Str == string(m.User)
+		if e.Get("type").Str == "m.room.member" && e.Get("state_key").Str == string(m.User) {
+			if e.Get("content.membership").Str != m.Membership {
+				return true // what the user was before
+			}
+			own = true
+		}
 		o.raw([]byte(e.Raw))
 		return true
 	})

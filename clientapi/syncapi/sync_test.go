@@ -18,7 +18,7 @@ func TestTimeline(t *testing.T) {
 		room := n.create(alice, nil)
 		n.join(bob, room)
 		first := n.sync(bob)
-		equal(n, "the newest ten", bodies(first.room("join", room)), "m.room.create a:join m.room.power_levels m.room.join_rules m.room.history_visibility m.room.guest_access b:join")
+		equal(n, "the newest ten", bodies(first.room("join", room)), "m.room.create a:join m.room.power_levels m.room.join_rules m.room.history_visibility b:join")
 		equal(n, "state before the beginning", types(first.room("join", room).Get("state.events")), "")
 		equal(n, "limited", first.room("join", room).Get("timeline.limited").Bool(), false)
 
@@ -84,10 +84,10 @@ func TestStateInTheGapAndAfter(t *testing.T) {
 		r = n.sync(bob, "since", n.sync(bob).next(), "use_state_after", "true").room("join", room)
 		equal(n, "nothing new", r.Raw, "")
 		r = n.sync(bob, "use_state_after", "true").room("join", room)
-		equal(n, "all state", types(r.Get("state_after.events")), "@alice:x.org @bob:x.org create guest_access history_visibility join_rules name power_levels topic")
+		equal(n, "all state", types(r.Get("state_after.events")), "@alice:x.org @bob:x.org create history_visibility join_rules name power_levels topic")
 
 		r = n.sync(bob, "since", n.sync(bob).next(), "full_state", "true").room("join", room)
-		equal(n, "full state", types(r.Get("state.events")), "@alice:x.org @bob:x.org create guest_access history_visibility join_rules name power_levels topic")
+		equal(n, "full state", types(r.Get("state.events")), "@alice:x.org @bob:x.org create history_visibility join_rules name power_levels topic")
 		equal(n, "timeline of a full state", bodies(r), "")
 	})
 }
@@ -105,12 +105,12 @@ func TestLazyMembers(t *testing.T) {
 		a := n.sync(bob, "filter", f)
 		r := a.room("join", room)
 		// The heroes name a room without a name, so their events are there, too.
-		equal(n, "state", types(r.Get("state.events")), "@alice:x.org @bob:x.org @carol:x.org @dan:x.org create guest_access history_visibility join_rules power_levels")
+		equal(n, "state", types(r.Get("state.events")), "@alice:x.org @bob:x.org @carol:x.org @dan:x.org create history_visibility join_rules power_levels")
 		n.setState(alice, room, "m.room.name", "", `{"name":"x"}`)
 		n.say(alice, room, "x")
 		n.say(alice, room, "x")
 		r = n.sync(bob, "filter", f).room("join", room)
-		equal(n, "state of a room with a name", types(r.Get("state.events")), "@alice:x.org @bob:x.org create guest_access history_visibility join_rules name power_levels")
+		equal(n, "state of a room with a name", types(r.Get("state.events")), "@alice:x.org @bob:x.org create history_visibility join_rules name power_levels")
 		a = n.sync(bob, "filter", f)
 		n.say(carol, room, "y")
 		r = n.sync(bob, "filter", f, "since", a.next()).room("join", room)

@@ -50,7 +50,6 @@ type peer struct {
 	t       testing.TB
 	mu      sync.Mutex
 	answers map[string]http.HandlerFunc // by the path's first segments, "PUT /_matrix/federation/v1/send"
-	asked   map[string]int
 }
 
 // newPeer starts a peer that speaks to the target.
@@ -76,7 +75,7 @@ func newPeer(t testing.TB, network *harness.Network, target *harness.Server) *pe
 			Timeout:   2 * time.Minute,
 			Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, MaxIdleConnsPerHost: 16},
 		},
-		answers: map[string]http.HandlerFunc{}, asked: map[string]int{},
+		answers: map[string]http.HandlerFunc{},
 	}
 	p.answer("GET /_matrix/key/v2/server", func(w http.ResponseWriter, _ *http.Request) { w.Write(p.keys(time.Hour)) })
 	p.answer("PUT /_matrix/federation/v1/send/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"pdus":{}}`) })
@@ -99,13 +98,6 @@ func (p *peer) answer(begin string, h http.HandlerFunc) {
 	p.answers[begin] = h
 }
 
-// times is how often the peer was asked what begins so.
-func (p *peer) times(begin string) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.asked[begin]
-}
-
 func (p *peer) serve(w http.ResponseWriter, r *http.Request) {
 	asked := r.Method + " " + r.URL.EscapedPath()
 	best, handler := "", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -118,7 +110,6 @@ func (p *peer) serve(w http.ResponseWriter, r *http.Request) {
 			best, handler = begin, h
 		}
 	}
-	p.asked[best]++
 	p.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	handler(w, r)
