@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"time"
 
 	"parley/internal/httpapi"
 	"parley/internal/id"
@@ -25,6 +26,11 @@ type Networks interface {
 	LocationsOf(ctx context.Context, alias id.RoomAlias) ([]json.RawMessage, error)
 	// UsersOf are the people for whom a user stands.
 	UsersOf(ctx context.Context, user id.UserID) ([]json.RawMessage, error)
+	// Ping has an application service show that it is reached, and says how long that took.
+	Ping(ctx context.Context, service, txnID string) (time.Duration, error)
+	// Publish shows a room in the directory of a network that an application service leads to, or
+	// no longer.
+	Publish(ctx context.Context, service, network string, room id.RoomID, public bool) error
 }
 
 // noNetworks is a server without application services.
@@ -48,6 +54,16 @@ func (noNetworks) LocationsOf(context.Context, id.RoomAlias) ([]json.RawMessage,
 
 func (noNetworks) UsersOf(context.Context, id.UserID) ([]json.RawMessage, error) { return nil, nil }
 
+func (noNetworks) Ping(context.Context, string, string) (time.Duration, error) {
+	return 0, errNoServices
+}
+
+func (noNetworks) Publish(context.Context, string, string, id.RoomID, bool) error {
+	return errNoServices
+}
+
+var errNoServices = matrixerr.New(matrixerr.Forbidden, "This server has no application services.")
+
 func (a *API) networkRoutes() httpapi.Table {
 	const base = v3 + "/thirdparty"
 	return httpapi.Table{
@@ -57,6 +73,8 @@ func (a *API) networkRoutes() httpapi.Table {
 		{Method: http.MethodGet, Path: base + "/user/{protocol}", Auth: httpapi.User, Handler: httpapi.Handle(a.lookUp(a.networks.Users))},
 		{Method: http.MethodGet, Path: base + "/location", Auth: httpapi.User, Handler: httpapi.Handle(a.locationsOf)},
 		{Method: http.MethodGet, Path: base + "/user", Auth: httpapi.User, Handler: httpapi.Handle(a.usersOf)},
+		{Method: http.MethodPost, Path: v1 + "/appservice/{appserviceId}/ping", Auth: httpapi.AppService, Handler: httpapi.Handle(a.pingService)},
+		{Method: http.MethodPut, Path: v3 + "/directory/list/appservice/{networkId}/{roomId}", Auth: httpapi.AppService, Handler: httpapi.Handle(a.publishInNetwork)},
 	}
 }
 
@@ -113,4 +131,36 @@ type usersOfRequest struct {
 func (a *API) usersOf(ctx context.Context, _ *httpapi.Request, in *usersOfRequest) ([]json.RawMessage, error) {
 	found, err := a.networks.UsersOf(ctx, in.UserID)
 	return someFound(found, err)
+}
+
+type pingServiceRequest struct {
+	Service string `path:"appserviceId"`
+	TxnID   string `json:"transaction_id"`
+}
+
+type pingServiceResponse struct {
+	Duration int64 `json:"duration_ms"`
+}
+
+// spec: application-service-api.md#post_matrixclientv1appserviceappserviceidping
+func (a *API) pingService(ctx context.Context, r *httpapi.Request, in *pingServiceRequest) (*pingServiceResponse, error) {
+	if r.Caller.AppService != in.Service {
+		return nil, matrixerr.New(matrixerr.Forbidden, "this is the token of another application service")
+	}
+	took, err := a.networks.Ping(ctx, in.Service, in.TxnID)
+	return &pingServiceResponse{millis(took)}, err
+}
+
+type publishInNetworkRequest struct {
+	Network    string    `path:"networkId"`
+	RoomID     id.RoomID `path:"roomId"`
+	Visibility string    `json:"visibility"`
+}
+
+// spec: application-service-api.md#put_matrixclientv3directorylistappservicenetworkidroomid
+func (a *API) publishInNetwork(ctx context.Context, r *httpapi.Request, in *publishInNetworkRequest) (*empty, error) {
+	if in.Visibility != "public" && in.Visibility != "private" {
+		return nil, matrixerr.New(matrixerr.InvalidParam, `visibility is neither "public" nor "private"`)
+	}
+	return nil, a.networks.Publish(ctx, r.Caller.AppService, in.Network, in.RoomID, in.Visibility == "public")
 }

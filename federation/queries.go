@@ -23,9 +23,17 @@ func (a *API) queryRoutes() httpapi.Table {
 		get("/hierarchy/{roomId}", httpapi.Handle(a.hierarchy)),
 		get("/query/directory", httpapi.Handle(a.queryDirectory)),
 		get("/query/profile", httpapi.Handle(a.queryProfile)),
+		{Method: http.MethodPost, Path: "/_matrix/policy/v1/sign", Auth: httpapi.Server, Rate: httpapi.RateServer, Handler: httpapi.Handle(a.noPolicyServer)},
 		// Whoever holds a token may ask whose it is, without a signature.
 		{Method: http.MethodGet, Path: v1 + "/openid/userinfo", Auth: httpapi.None, Handler: httpapi.Handle(a.openIDUser)},
 	}
+}
+
+// noPolicyServer says that this node judges no events for others.
+//
+// spec: server-server-api.md#policy-servers
+func (a *API) noPolicyServer(context.Context, *httpapi.Request, *empty) (*empty, error) {
+	return nil, matrixerr.New(matrixerr.Unrecognized, "this server is no policy server")
 }
 
 // maxPublicRooms bounds a page of the directory.

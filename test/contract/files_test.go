@@ -1,0 +1,67 @@
+package contract
+
+import (
+	"bytes"
+	"image"
+	"image/png"
+	"strings"
+	"testing"
+)
+
+// pixels is a small picture.
+func pixels(t *testing.T) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	if err := png.Encode(&out, image.NewGray(image.Rect(0, 0, 64, 64))); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// mediaID is the last part of a file's address.
+func mediaID(uri string) string { return uri[strings.LastIndexByte(uri, '/')+1:] }
+
+// files is the chapter on them.
+//
+// spec: client-server-api/modules/content_repo.md#content-repository
+func files(s *scene) {
+	alice, bob := s.user("alice"), s.user("bob")
+	s.ok("getConfigAuthed", alice)
+	s.ok("getConfig", alice)
+	picture := file{"image/png", pixels(s.t)}
+	uri := s.ok("uploadContent", alice, picture, query{"filename": "dot.png"}).Get("content_uri").Str
+	media := mediaID(uri)
+	s.refused("uploadContent", alice, 413, "M_TOO_LARGE", file{"image/png", make([]byte, 60<<10)})
+	for _, id := range []string{"getContentAuthed", "getContent"} {
+		s.ok(id, alice, "localhost", media)
+		s.refused(id, alice, 404, "M_NOT_FOUND", "localhost", "nothing")
+	}
+	for _, id := range []string{"getContentOverrideNameAuthed", "getContentOverrideName"} {
+		s.ok(id, alice, "localhost", media, "another.png")
+		s.refused(id, alice, 404, "M_NOT_FOUND", "localhost", "nothing", "another.png")
+	}
+	for _, id := range []string{"getContentThumbnailAuthed", "getContentThumbnail"} {
+		s.ok(id, alice, "localhost", media, query{"width": "8", "height": "8", "method": "crop"})
+		s.refused(id, alice, 404, "M_NOT_FOUND", "localhost", "nothing", query{"width": "8", "height": "8"})
+		s.refused(id, alice, 400, "M_INVALID_PARAM|M_MISSING_PARAM|M_UNKNOWN", "localhost", media, query{"width": "-8", "height": "8"})
+	}
+
+	later := s.ok("createContent", alice)
+	media = mediaID(later.Get("content_uri").Str)
+	s.refused("getContentAuthed", alice, 504, "M_NOT_YET_UPLOADED", "localhost", media, query{"timeout_ms": "1"})
+	s.refused("uploadContentToMXC", bob, 403, "M_FORBIDDEN", "localhost", media, picture)
+	s.ok("uploadContentToMXC", alice, "localhost", media, picture)
+	s.refused("uploadContentToMXC", alice, 409, "M_CANNOT_OVERWRITE_MEDIA", "localhost", media, picture)
+	s.refused("uploadContentToMXC", alice, 404, "M_NOT_FOUND", "localhost", "nothing", picture)
+	big := file{"application/octet-stream", make([]byte, 45<<10)}
+	for range 2 {
+		s.ok("uploadContent", bob, big)
+	}
+	s.refused("uploadContent", bob, 403, "M_FORBIDDEN|M_RESOURCE_LIMIT_EXCEEDED", big)
+	for _, id := range []string{"getUrlPreviewAuthed", "getUrlPreview"} {
+		s.refused(id, alice, 404, "M_UNRECOGNIZED", query{"url": "https://example.org/"})
+	}
+	guest := s.server.Anonymous(s.t)
+	guest.AccessToken = s.ok("register", nil, query{"kind": "guest"}, object{}).Get("access_token").Str
+	s.refused("createContent", guest, 403, "M_GUEST_ACCESS_FORBIDDEN")
+}
