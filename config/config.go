@@ -254,6 +254,9 @@ type Rooms struct {
 	// Who may list a room in this server's public directory: "everyone", "admins" of the
 	// server, or "nobody".
 	Publish Publish `yaml:"publish"`
+	// Whether a search for users finds all users of this server. Else it finds those who share a
+	// room with the one who searches, and those in rooms that anybody may join or read.
+	FindAllUsers bool `yaml:"find_all_users"`
 	// Whether other servers may read the public directory.
 	FederateDirectory bool `yaml:"federate_directory"`
 }

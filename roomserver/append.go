@@ -296,7 +296,10 @@ func (s *Server) moveKind(w *work, changes []state.Change, events map[storage.Ev
 	for _, c := range changes {
 		for _, nid := range []state.EventNID{c.A, c.B} {
 			if e := events[storage.EventNID(nid)]; e != nil {
-				changed = changed || e.Type() == spec.MRoomCreate || e.Type() == spec.MRoomEncryption
+				switch e.Type() {
+				case spec.MRoomCreate, spec.MRoomEncryption, spec.MRoomJoinRules, spec.MRoomHistoryVisibility:
+					changed = true
+				}
 			}
 		}
 	}
@@ -315,7 +318,20 @@ func (s *Server) Kind(tx *storage.Tx, room *storage.Room) (kind storage.RoomKind
 		return kind, err
 	}
 	encryption, err := s.StateContent(tx, room, room.Root, spec.MRoomEncryption, "")
-	return storage.RoomKind{Type: gjson.GetBytes(create, "type").Str, Encrypted: encryption != nil}, err
+	if err != nil {
+		return kind, err
+	}
+	joinRules, err := s.StateContent(tx, room, room.Root, spec.MRoomJoinRules, "")
+	if err != nil {
+		return kind, err
+	}
+	visibility, err := s.StateContent(tx, room, room.Root, spec.MRoomHistoryVisibility, "")
+	return storage.RoomKind{
+		Type:      gjson.GetBytes(create, "type").Str,
+		Encrypted: encryption != nil,
+		Open: gjson.GetBytes(joinRules, "join_rule").Str == spec.Public ||
+			gjson.GetBytes(visibility, "history_visibility").Str == "world_readable",
+	}, err
 }
 
 // moveMember brings the counts up to date with the change of one place of the state, and

@@ -41,26 +41,28 @@ type RoomKind struct {
 	// Type is what the create event says, as of a space; "" for an ordinary room.
 	Type      string
 	Encrypted bool
+	// Open says that anybody may join the room, or read it.
+	Open bool
 }
 
 // roomKind is a RoomKind as it is kept.
 type roomKind struct {
-	typ       sql.NullString
-	encrypted sql.NullBool
+	typ             sql.NullString
+	encrypted, open sql.NullBool
 }
 
 func (k *roomKind) kind() *RoomKind {
-	if !k.encrypted.Valid {
+	if !k.open.Valid {
 		return nil
 	}
-	return &RoomKind{Type: k.typ.String, Encrypted: k.encrypted.Bool}
+	return &RoomKind{Type: k.typ.String, Encrypted: k.encrypted.Bool, Open: k.open.Bool}
 }
 
 func (k *RoomKind) row() roomKind {
 	if k == nil {
 		return roomKind{}
 	}
-	return roomKind{sql.NullString{String: k.Type, Valid: true}, sql.NullBool{Bool: k.Encrypted, Valid: true}}
+	return roomKind{sql.NullString{String: k.Type, Valid: true}, sql.NullBool{Bool: k.Encrypted, Valid: true}, sql.NullBool{Bool: k.Open, Valid: true}}
 }
 
 // Extremity is an event that no other event follows.
@@ -69,13 +71,13 @@ type Extremity struct {
 	ID  id.EventID
 }
 
-const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published, servers, room_type, encrypted`
+const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published, servers, room_type, encrypted, open`
 
 func scanRoom(row sqldb.Scanner) (r Room, err error) {
 	var extremities string
 	var kind roomKind
 	if err = row.Scan(&r.NID, &r.ID, &r.Version, &r.Root, &extremities, &r.Depth, &r.Joined, &r.Invited, &r.Published, &r.Servers,
-		&kind.typ, &kind.encrypted); err != nil {
+		&kind.typ, &kind.encrypted, &kind.open); err != nil {
 		return r, err
 	}
 	r.Kind = kind.kind()
@@ -110,8 +112,8 @@ func (tx *Tx) InsertRoom(room id.RoomID, version id.RoomVersion) (Room, error) {
 func (tx *Tx) UpdateRoomHead(r *Room) error {
 	kind := r.Kind.row()
 	_, err := tx.Exec(`UPDATE rooms SET root = $2, extremities = $3, depth = $4, joined = $5, invited = $6, servers = $7, room_type = $8,
-		encrypted = $9 WHERE nid = $1`,
-		r.NID, r.Root, formatExtremities(r.Extremities), r.Depth, r.Joined, r.Invited, r.Servers, kind.typ, kind.encrypted)
+		encrypted = $9, open = $10 WHERE nid = $1`,
+		r.NID, r.Root, formatExtremities(r.Extremities), r.Depth, r.Joined, r.Invited, r.Servers, kind.typ, kind.encrypted, kind.open)
 	return err
 }
 

@@ -80,25 +80,30 @@ type DirectoryEntry struct {
 }
 
 // ListDirectory are up to limit active users of ours whose ID or display name contains term,
-// which is in lower case.
-func (tx *Tx) ListDirectory(term string, limit int) ([]DirectoryEntry, error) {
+// which is in lower case: all of them, or those who share a room with asker or are in one that
+// is open to all.
+func (tx *Tx) ListDirectory(asker id.UserID, all bool, term string, limit int) ([]DirectoryEntry, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (e DirectoryEntry, err error) {
 		return e, row.Scan(&e.User, &e.Name)
 	}, `SELECT u.user_id, COALESCE(p.value, '') FROM users u
 		LEFT JOIN profiles p ON p.user_id = u.user_id AND p.field = 'displayname'
 		WHERE NOT u.deactivated AND NOT u.guest AND (u.user_id LIKE $1 ESCAPE '\' OR lower(p.value) LIKE $1 ESCAPE '\')
-		ORDER BY u.user_id LIMIT $2`, likeContains(term), limit)
+		AND ($2 OR EXISTS (SELECT 1 FROM memberships m JOIN rooms r ON r.nid = m.room_nid
+			WHERE m.user_id = u.user_id AND m.membership = 'join' AND (r.open OR r.published OR EXISTS
+				(SELECT 1 FROM memberships a WHERE a.user_id = $3 AND a.room_nid = m.room_nid AND a.membership = 'join'))))
+		ORDER BY u.user_id LIMIT $4`, likeContains(term), all, asker, limit)
 }
 
-// ListAcquaintances are the users of other servers who share a room with user, each with a
-// member event; no more than limit memberships are looked at.
+// ListAcquaintances are the users of other servers who share a room with user or are in one that
+// is open to all, each with a member event; no more than limit memberships are looked at.
 func (tx *Tx) ListAcquaintances(user id.UserID, limit int) ([]DirectoryEntry, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (e DirectoryEntry, err error) {
 		return e, row.Scan(&e.User, &e.Content)
-	}, `SELECT o.user_id, e.json FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid
-		JOIN events e ON e.nid = o.event_nid
-		WHERE m.user_id = $1 AND m.membership = 'join' AND o.membership = 'join' AND NOT o.local
-		ORDER BY o.event_nid DESC LIMIT $2`, user, limit)
+	}, `SELECT o.user_id, e.json FROM (SELECT user_id, event_nid FROM memberships
+			WHERE room_nid IN (SELECT room_nid FROM memberships WHERE user_id = $1 AND membership = 'join'
+				UNION SELECT nid FROM rooms WHERE open OR published)
+			AND membership = 'join' AND NOT local LIMIT $2) o
+		JOIN events e ON e.nid = o.event_nid ORDER BY o.event_nid DESC`, user, limit)
 }
 
 // likeContains is the pattern of LIKE … ESCAPE '\' for a text that contains s.

@@ -184,8 +184,9 @@ type DirectoryUser struct {
 // maxAcquaintances bounds the members of shared rooms that a search looks at.
 const maxAcquaintances = 10_000
 
-// SearchUsers are up to limit users whose ID or display name contains term: our own, and those
-// of other servers who share a room with the one who asks. limited says that there are more.
+// SearchUsers are up to limit users whose ID or display name contains term: those who share a
+// room with the one who asks, or are in one that is open to all; and of our own all, if the node
+// is set so. limited says that there are more.
 //
 // spec: client-server-api/index.md#user-directory
 func (s *Server) SearchUsers(ctx context.Context, asker id.UserID, term string, limit int) (users []DirectoryUser, limited bool, err error) {
@@ -195,7 +196,7 @@ func (s *Server) SearchUsers(ctx context.Context, asker id.UserID, term string, 
 	}
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		users = nil
-		ours, err := tx.ListDirectory(term, limit+2)
+		ours, err := tx.ListDirectory(asker, s.findAll, term, limit+2)
 		if err != nil {
 			return err
 		}

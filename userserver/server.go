@@ -42,6 +42,9 @@ type Options struct {
 	// AccessTokenLife is how long an access token lives for a client that can refresh it;
 	// for others it lives until they log out.
 	AccessTokenLife time.Duration
+	// FindAllUsers has searches of the directory find all users of ours, and not only those whom
+	// the one who searches may know.
+	FindAllUsers bool
 	// Publish sends a notice of typing or presence, which are not in the log.
 	Publish func(stream.Notice)
 	// NoPresence turns presence off: all users are offline, always.
@@ -72,6 +75,7 @@ type Server struct {
 	life   time.Duration
 
 	regToken  string
+	findAll   bool
 	maxUsers  int
 	mailer    *mail.Mailer
 	publicURL string
@@ -112,7 +116,7 @@ func New(o Options) *Server {
 	s := &Server{
 		db: o.DB, name: o.ServerName, rooms: o.Rooms, log: o.Log, now: o.Now,
 		hasher: newHasher(o.Hashing), minPwd: o.MinPassword, life: o.AccessTokenLife,
-		regToken: o.RegistrationToken, maxUsers: o.MaxUsers, mailer: o.Mailer, publicURL: o.PublicURL, identity: o.Identity, remote: o.Remote,
+		regToken: o.RegistrationToken, maxUsers: o.MaxUsers, mailer: o.Mailer, publicURL: o.PublicURL, identity: o.Identity, remote: o.Remote, findAll: o.FindAllUsers,
 		cache: newTokenCache(), stop: make(chan struct{}),
 	}
 	s.typing = &typing{publish: o.Publish, rooms: make(map[id.RoomID]*typingRoom)}

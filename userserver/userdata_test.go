@@ -135,6 +135,10 @@ func TestSearchUsers(t *testing.T) {
 		f.room(t, "!r:x.org", []id.UserID{alice, "@carol:y.org", "@dave:y.org"})
 		f.room(t, "!s:x.org", []id.UserID{alice, "@carol:y.org"})
 		f.room(t, "!t:x.org", []id.UserID{bob, "@eve:y.org"})
+		if found, _, err := f.SearchUsers(ctx, alice, "robert", 10); err != nil || len(found) > 0 {
+			t.Errorf("found one whom they don't know: %v, %v", found, err)
+		}
+		f.room(t, "!u:x.org", []id.UserID{alice, bob})
 		for _, test := range []struct {
 			term string
 			want []id.UserID
@@ -163,6 +167,42 @@ func TestSearchUsers(t *testing.T) {
 		}
 		if found, _, _ := f.SearchUsers(ctx, alice, "bob", 5); len(found) != 1 || found[0].DisplayName != "Robert 100%" {
 			t.Errorf("found %v", found)
+		}
+
+		stranger := f.register(t, "stranger").User
+		finds := func(term string, want int) {
+			t.Helper()
+			if found, _, err := f.SearchUsers(ctx, stranger, term, 10); err != nil || len(found) != want {
+				t.Errorf("a stranger finds %v, %v for %q", found, err, term)
+			}
+		}
+		set := func(column string, value bool) {
+			t.Helper()
+			if err := f.db.Write(ctx, func(tx *storage.Tx) error {
+				_, err := tx.Exec(`UPDATE rooms SET `+column+` = $1 WHERE room_id = '!t:x.org'`, value)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		finds("robert", 0)
+		finds("eve", 0)
+		for _, column := range []string{"open", "published"} {
+			set(column, true)
+			finds("robert", 1)
+			finds("eve", 1)
+			finds("alice", 0)
+			set(column, false)
+		}
+	})
+	each(t, func(t *testing.T, f *fixture) {
+		ctx := context.Background()
+		alice := f.register(t, "alice").User
+		f.register(t, "bob")
+		all := userserver.New(userserver.Options{DB: f.db, ServerName: "x.org", Rooms: f.rooms, FindAllUsers: true})
+		t.Cleanup(all.Close)
+		if found, _, err := all.SearchUsers(ctx, alice, "bob", 5); err != nil || len(found) != 1 {
+			t.Errorf("found %v, %v", found, err)
 		}
 	})
 }

@@ -87,6 +87,7 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 		Publish:    publish,
 		NoPresence: cfg.Presence == config.PresenceOff,
 
+		FindAllUsers:      cfg.Rooms.FindAllUsers,
 		MinPassword:       cfg.Registration.MinPassword,
 		MaxUsers:          cfg.Registration.MaxUsers,
 		PublicURL:         cfg.WellKnown.ClientBaseURL,
