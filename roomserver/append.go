@@ -49,6 +49,7 @@ type work struct {
 	// arriving says that a server in the room has let us in with what is placed: it tells the
 	// others, and who else is in the room is no news to anybody.
 	arriving bool
+	past     past
 	dirty    bool
 }
 
@@ -476,6 +477,7 @@ func (s *Server) blank(w *work, victim *event, by storage.EventNID) error {
 		return fmt.Errorf("redact %s: %w", victim.ID, err)
 	}
 	s.forget(w.tx, victim.NID)
+	delete(w.past, victim.ID)
 	if err := w.tx.DeleteSearch(victim.NID); err != nil {
 		return fmt.Errorf("redact %s: %w", victim.ID, err)
 	}

@@ -48,24 +48,33 @@ func newAuthCache() (*authCache, error) {
 //
 // spec: server-server-api.md#auth-events-selection
 func (s *Server) authFor(tx *storage.Tx, room *storage.Room, root int64, d *draft) (*authSet, error) {
-	cacheable := d.Type != spec.MRoomMember && d.Type != spec.MRoomCreate && d.Type != spec.MRoomAliases
-	key := authKey{root, d.Sender}
+	return s.authSetOf(tx, room, root, d.Sender, d.Type, func() (gomatrixserverlib.StateNeeded, error) {
+		v, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(room.Version))
+		if err != nil {
+			return gomatrixserverlib.StateNeeded{}, err
+		}
+		needed, err := gomatrixserverlib.StateNeededForProtoEvent(&gomatrixserverlib.ProtoEvent{
+			SenderID: string(d.Sender), Type: d.Type, StateKey: d.StateKey, Content: spec.RawJSON(d.Content), Version: v,
+		})
+		return needed, refusal(err)
+	})
+}
+
+// authSetOf is what a state has of what the rules need to judge an event of a sender and a type.
+func (s *Server) authSetOf(tx *storage.Tx, room *storage.Room, root int64, sender id.UserID, eventType string,
+	needed func() (gomatrixserverlib.StateNeeded, error)) (*authSet, error) {
+	cacheable := eventType != spec.MRoomMember && eventType != spec.MRoomCreate && eventType != spec.MRoomAliases
+	key := authKey{root, sender}
 	if cacheable {
 		if set, ok := s.authSets.Get(key); ok {
 			return set, nil
 		}
 	}
-	v, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(room.Version))
+	places, err := needed()
 	if err != nil {
 		return nil, err
 	}
-	needed, err := gomatrixserverlib.StateNeededForProtoEvent(&gomatrixserverlib.ProtoEvent{
-		SenderID: string(d.Sender), Type: d.Type, StateKey: d.StateKey, Content: spec.RawJSON(d.Content), Version: v,
-	})
-	if err != nil {
-		return nil, refusal(err)
-	}
-	set, err := s.authSet(tx, room, root, needed)
+	set, err := s.authSet(tx, room, root, places)
 	if err == nil && cacheable {
 		// The set holds events that this transaction may yet roll back.
 		tx.AfterCommit(func() { s.authSets.Add(key, set) })

@@ -309,18 +309,18 @@ func freePlaces(tx *storage.Tx, room storage.RoomNID, gaps []storage.Gap, n int)
 // change. One that still can't be judged is passed over.
 func (s *Server) acceptHistory(w *work, pdu gomatrixserverlib.PDU, before []id.EventID, place storage.Ord, current int64) (placed bool, err error) {
 	e := &event{storage.Event{ID: id.EventID(pdu.EventID()), Room: w.room.NID, JSON: pdu.JSON()}, pdu}
-	known, err := w.tx.GetEvent(e.ID)
-	missing, err := notFound(err)
+	known, err := w.known(e.ID)
 	switch {
 	case err != nil:
 		return false, err
-	case !missing && (known.Room != w.room.NID || known.Status != storage.Outlier):
+	case known == nil:
+	case known.Room != w.room.NID || known.Status != storage.Outlier:
 		return false, nil
-	case !missing:
+	default:
 		e.NID, e.RedactedBy = known.NID, known.RedactedBy
 	}
 	var unknown *MissingError
-	ok, err := s.passesAuthEvents(w, e)
+	ok, auth, err := s.passesAuthEvents(w, e)
 	if err == nil {
 		e.Root, err = s.stateBefore(w, e, before)
 	}
@@ -328,7 +328,7 @@ func (s *Server) acceptHistory(w *work, pdu gomatrixserverlib.PDU, before []id.E
 		return false, nil
 	}
 	if err == nil && ok {
-		ok, err = s.passes(w, e, e.Root)
+		ok, err = s.passes(w, e, e.Root, auth)
 	}
 	if err != nil {
 		return false, err
@@ -345,6 +345,7 @@ func (s *Server) acceptHistory(w *work, pdu gomatrixserverlib.PDU, before []id.E
 	if err != nil {
 		return false, err
 	}
+	w.note(e)
 	if ok && e.StateKey() != nil {
 		if err := s.putState(w, e, e.Root); err != nil {
 			return false, err

@@ -31,8 +31,9 @@ type Taken struct {
 }
 
 const (
-	// roomsAtOnce bounds the rooms of one transaction that are worked on at the same time.
-	roomsAtOnce = 4
+	// roomsAtOnce bounds the rooms of one transaction that are worked on at the same time: what they
+	// write comes to share commits.
+	roomsAtOnce = 16
 	// verificationsAtOnce bounds the events whose signatures are checked at the same time; most
 	// of that is waiting for keys.
 	verificationsAtOnce = 64
@@ -289,6 +290,9 @@ func (s *Server) receiveAll(ctx context.Context, roomID id.RoomID, pdus []gomatr
 			return err
 		}
 		w := &work{tx: tx, room: room}
+		if err := w.readPast(pdus); err != nil {
+			return err
+		}
 		for i, pdu := range pdus {
 			if pdu == nil {
 				continue

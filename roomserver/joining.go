@@ -230,9 +230,9 @@ func (s *Server) enter(ctx context.Context, roomID id.RoomID, join *event, answe
 		if err != nil {
 			return err
 		}
-		ok, err := s.passesAuthEvents(w, e)
+		ok, auth, err := s.passesAuthEvents(w, e)
 		if err == nil && ok {
-			ok, err = s.passes(w, e, int64(root))
+			ok, err = s.passes(w, e, int64(root), auth)
 		}
 		var missing *MissingError
 		if errors.As(err, &missing) || err == nil && !ok {

@@ -129,23 +129,23 @@ func (s *Server) receive(ctx context.Context, pdu gomatrixserverlib.PDU, before 
 // accept judges an event and writes it with what it is found to be.
 func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID) (rejected bool, err error) {
 	e := &event{storage.Event{ID: id.EventID(pdu.EventID()), Room: w.room.NID, JSON: pdu.JSON()}, pdu}
-	known, err := w.tx.GetEvent(e.ID)
-	missing, err := notFound(err)
+	known, err := w.known(e.ID)
 	switch {
 	case err != nil:
 		return false, err
-	case !missing && known.Room != w.room.NID:
+	case known == nil:
+	case known.Room != w.room.NID:
 		return false, matrixerr.New(matrixerr.BadJSON, "The event belongs to another room.")
-	case !missing && known.Status != storage.Outlier:
+	case known.Status != storage.Outlier:
 		return known.Status == storage.Rejected, nil
-	case !missing:
+	default:
 		e.NID, e.RedactedBy = known.NID, known.RedactedBy
 	}
 	if pdu.Type() == spec.MRoomCreate && w.room.Root != 0 {
 		return false, matrixerr.New(matrixerr.BadJSON, "A room has one m.room.create event.")
 	}
 
-	ok, err := s.passesAuthEvents(w, e)
+	ok, auth, err := s.passesAuthEvents(w, e)
 	if err != nil {
 		return false, err
 	}
@@ -155,14 +155,14 @@ func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID)
 	}
 	e.Status = storage.Rejected
 	if ok {
-		if ok, err = s.passes(w, e, root); err != nil {
+		if ok, err = s.passes(w, e, root, auth); err != nil {
 			return false, err
 		}
 	}
 	if ok {
 		e.Status = storage.Accepted
-		if w.room.Root != 0 {
-			if ok, err = s.passes(w, e, w.room.Root); err != nil {
+		if w.room.Root != 0 && w.room.Root != root {
+			if ok, err = s.passes(w, e, w.room.Root, auth); err != nil {
 				return false, err
 			}
 			if !ok {
@@ -176,32 +176,30 @@ func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID)
 // authTuple is a place in the state that an event's rules ask for.
 type authTuple = gomatrixserverlib.StateKeyTuple
 
-// passesAuthEvents judges an event by the auth events that it names.
+// passesAuthEvents judges an event by the auth events that it names, which it gives.
 //
 // spec: rooms/v12.md#authorisation-rules
-func (s *Server) passesAuthEvents(w *work, e *event) (bool, error) {
+func (s *Server) passesAuthEvents(w *work, e *event) (bool, []*event, error) {
 	var missing MissingError
-	var auth []gomatrixserverlib.PDU
+	var auth []*event
+	var pdus []gomatrixserverlib.PDU
 	ok := true
 	for _, authID := range e.AuthEventIDs() {
-		row, err := w.tx.GetEvent(id.EventID(authID))
-		if absent, err := notFound(err); err != nil {
-			return false, err
-		} else if absent {
+		a, err := s.knownParsed(w, id.EventID(authID))
+		if err != nil {
+			return false, nil, err
+		}
+		if a == nil {
 			missing.Auth = append(missing.Auth, id.EventID(authID))
 			continue
 		}
-		a, err := parseEvent(w.room.Version, row)
-		if err != nil {
-			return false, err
-		}
-		ok = ok && row.Room == w.room.NID && row.Status != storage.Rejected
-		auth = append(auth, a.PDU)
+		ok = ok && a.Room == w.room.NID && a.Status != storage.Rejected
+		auth, pdus = append(auth, a), append(pdus, a.PDU)
 	}
 	if len(missing.Auth) > 0 {
-		return false, &missing
+		return false, nil, &missing
 	}
-	return ok && allowedBy(e.PDU, auth), nil
+	return ok && allowedBy(e.PDU, pdus), auth, nil
 }
 
 // allowedBy judges an event by its auth events, each of which must be in a place of its own in
@@ -230,13 +228,20 @@ func neededFor(e gomatrixserverlib.PDU) gomatrixserverlib.StateNeeded {
 	return gomatrixserverlib.StateNeededForAuth([]gomatrixserverlib.PDU{e})
 }
 
-// passes judges an event by a state.
-func (s *Server) passes(w *work, e *event, root int64) (bool, error) {
-	set, err := s.authSet(w.tx, &w.room, root, neededFor(e.PDU))
+// passes judges an event by a state. By auth it is known to be allowed, and mostly these are
+// what the state has, too.
+func (s *Server) passes(w *work, e *event, root int64, auth []*event) (bool, error) {
+	set, err := s.authSetOf(w.tx, &w.room, root, id.UserID(e.SenderID()), e.Type(), func() (gomatrixserverlib.StateNeeded, error) {
+		return neededFor(e.PDU), nil
+	})
 	if err != nil {
 		return false, err
 	}
-	return rules.Allowed(e.PDU, set.provider) == nil, nil
+	same := len(set.events) == len(auth)
+	for _, a := range auth {
+		same = same && slices.ContainsFunc(set.events, func(b *event) bool { return a.NID == b.NID })
+	}
+	return same || rules.Allowed(e.PDU, set.provider) == nil, nil
 }
 
 // stateBefore is what the states after an event's previous events come to; or, where before
@@ -248,14 +253,12 @@ func (s *Server) stateBefore(w *work, e *event, before []id.EventID) (int64, err
 	var missing MissingError
 	var roots []int64
 	for _, prev := range e.PrevEventIDs() {
-		row, err := w.tx.GetEvent(id.EventID(prev))
-		absent, err := notFound(err)
+		row, err := w.known(id.EventID(prev))
 		if err != nil {
 			return 0, err
 		}
 		// What was rejected as part of an auth chain has no state of its own.
-		placeless := row.Status == storage.Outlier || row.Status == storage.Rejected && row.Root == 0
-		if absent || row.Room != w.room.NID || placeless {
+		if row == nil || row.Room != w.room.NID || row.Status == storage.Outlier || row.Status == storage.Rejected && row.Root == 0 {
 			missing.Prev = append(missing.Prev, id.EventID(prev))
 			continue
 		}
@@ -315,6 +318,7 @@ func (s *Server) admit(w *work, e *event, before int64) error {
 	} else if err := s.insert(w.tx, e); err != nil {
 		return err
 	}
+	w.note(e)
 	if e.StateKey() != nil && e.Status != storage.Rejected {
 		if err := s.putState(w, e, before); err != nil {
 			return err
@@ -346,12 +350,11 @@ func (s *Server) admit(w *work, e *event, before int64) error {
 // comes later is known not to be a forward extremity.
 func (s *Server) noteMissing(w *work, e *event) error {
 	for _, prev := range e.PrevEventIDs() {
-		row, err := w.tx.GetEvent(id.EventID(prev))
-		absent, err := notFound(err)
+		row, err := w.known(id.EventID(prev))
 		if err != nil {
 			return err
 		}
-		if absent || row.Status == storage.Outlier {
+		if row == nil || row.Status == storage.Outlier {
 			if err := w.tx.InsertMissingEvent(w.room.NID, id.EventID(prev), e.NID); err != nil {
 				return err
 			}
@@ -368,7 +371,7 @@ const gapSize = 1000
 // extend moves the forward extremities and the current state on with an accepted event.
 // newest says that no event that we know follows it.
 func (s *Server) extend(w *work, e *event, newest bool) error {
-	followed, err := s.followed(w.tx, e)
+	followed, err := s.followed(w, e)
 	if err != nil {
 		return err
 	}
@@ -393,7 +396,7 @@ const maxFollowed = 1000
 
 // followed are the events that an event follows: its previous events, and where one of them
 // is soft failed or rejected, and so never was an extremity, those that it followed.
-func (s *Server) followed(tx *storage.Tx, e *event) (map[id.EventID]bool, error) {
+func (s *Server) followed(w *work, e *event) (map[id.EventID]bool, error) {
 	out := make(map[id.EventID]bool)
 	next := e.PrevEventIDs()
 	for len(next) > 0 && len(out) < maxFollowed {
@@ -403,13 +406,13 @@ func (s *Server) followed(tx *storage.Tx, e *event) (map[id.EventID]bool, error)
 				continue
 			}
 			out[id.EventID(prev)] = true
-			row, err := tx.GetEvent(id.EventID(prev))
-			if absent, err := notFound(err); err != nil {
+			row, err := w.known(id.EventID(prev))
+			if err != nil {
 				return nil, err
-			} else if absent || row.Status != storage.SoftFailed && row.Status != storage.Rejected {
+			} else if row == nil || row.Status != storage.SoftFailed && row.Status != storage.Rejected {
 				continue
 			}
-			failed, err := parseEvent(id.RoomVersion(e.Version()), row)
+			failed, err := s.knownParsed(w, id.EventID(prev))
 			if err != nil {
 				return nil, err
 			}
@@ -422,17 +425,15 @@ func (s *Server) followed(tx *storage.Tx, e *event) (map[id.EventID]bool, error)
 
 // stateAfter is what the states at the forward extremities come to.
 func (s *Server) stateAfter(w *work) (int64, error) {
-	nids := make([]storage.EventNID, len(w.room.Extremities))
-	for i, x := range w.room.Extremities {
-		nids[i] = x.NID
-	}
-	rows, err := w.tx.ListEventsByNID(nids)
-	if err != nil {
-		return 0, err
-	}
 	var roots []int64
-	for _, row := range rows {
-		if !slices.Contains(roots, row.Root) {
+	for _, x := range w.room.Extremities {
+		row, err := w.known(x.ID)
+		switch {
+		case err != nil:
+			return 0, err
+		case row == nil:
+			return 0, fmt.Errorf("extremity %s is not there", x.ID)
+		case !slices.Contains(roots, row.Root):
 			roots = append(roots, row.Root)
 		}
 	}
@@ -466,19 +467,22 @@ func (s *Server) outlier(w *work, pdu gomatrixserverlib.PDU) error {
 	if pdu.RoomID().String() != string(w.room.ID) {
 		return matrixerr.New(matrixerr.BadJSON, "The event belongs to another room.")
 	}
-	_, err := w.tx.GetEvent(e.ID)
-	missing, err := notFound(err)
-	if err != nil || !missing {
+	known, err := w.known(e.ID)
+	if err != nil || known != nil {
 		return err
 	}
-	ok, err := s.passesAuthEvents(w, e)
+	ok, _, err := s.passesAuthEvents(w, e)
 	if err != nil {
 		return err
 	}
 	if !ok {
 		e.Status = storage.Rejected
 	}
-	return s.insert(w.tx, e)
+	if err := s.insert(w.tx, e); err != nil {
+		return err
+	}
+	w.note(e)
+	return nil
 }
 
 // AddRoom makes a room known that another server has, so that its events can be received.

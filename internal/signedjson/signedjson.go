@@ -37,13 +37,21 @@ func Canonical(text []byte) ([]byte, error) {
 //
 // spec: rooms/v6.md#canonical-json
 func CanonicalOfOld(text []byte) ([]byte, error) {
-	return canonical(text, func(out []byte, n json.Number) ([]byte, error) { return append(out, n...), nil })
+	return canonical(text, appendNumber)
 }
 
 // numberWriter appends a number, or says why it can't.
 type numberWriter func(out []byte, n json.Number) ([]byte, error)
 
 func canonical(text []byte, number numberWriter) ([]byte, error) {
+	v, err := decode(text)
+	if err != nil {
+		return nil, err
+	}
+	return appendValue(make([]byte, 0, len(text)), v, number)
+}
+
+func decode(text []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	var v any
@@ -53,7 +61,7 @@ func canonical(text []byte, number numberWriter) ([]byte, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("canonical JSON: there is more than one value")
 	}
-	return appendValue(make([]byte, 0, len(text)), v, number)
+	return v, nil
 }
 
 func appendValue(out []byte, v any, number numberWriter) ([]byte, error) {
@@ -103,6 +111,8 @@ func appendInteger(out []byte, n json.Number) ([]byte, error) {
 	return strconv.AppendInt(out, i, 10), nil
 }
 
+func appendNumber(out []byte, n json.Number) ([]byte, error) { return append(out, n...), nil }
+
 func integer(n json.Number) (int64, error) {
 	i, err := n.Int64()
 	if err != nil {
@@ -140,26 +150,23 @@ func appendString(out []byte, s string) []byte {
 // canonical form.
 //
 // spec: appendices.md#signing-details
-func Signed(object []byte) ([]byte, error) { return signed(object, Canonical) }
+func Signed(object []byte) ([]byte, error) { return signed(object, appendInteger) }
 
 // SignedOfOld is Signed with numbers as [CanonicalOfOld] has them.
-func SignedOfOld(object []byte) ([]byte, error) { return signed(object, CanonicalOfOld) }
+func SignedOfOld(object []byte) ([]byte, error) { return signed(object, appendNumber) }
 
-func signed(object []byte, canonical func([]byte) ([]byte, error)) ([]byte, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(object, &fields); err != nil {
+func signed(object []byte, number numberWriter) ([]byte, error) {
+	v, err := decode(object)
+	if err != nil {
 		return nil, fmt.Errorf("signed JSON: %w", err)
 	}
-	if fields == nil {
+	fields, ok := v.(map[string]any)
+	if !ok {
 		return nil, errors.New("signed JSON: it is not an object")
 	}
 	delete(fields, "signatures")
 	delete(fields, "unsigned")
-	rest, err := json.Marshal(fields)
-	if err != nil {
-		return nil, fmt.Errorf("signed JSON: %w", err)
-	}
-	return canonical(rest)
+	return appendValue(make([]byte, 0, len(object)), fields, number)
 }
 
 // Sign is an object with one more signature.
