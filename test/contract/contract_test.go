@@ -2,8 +2,11 @@
 // every endpoint of the client-server API answers well at least once, and with an error where one is specified, and
 // every answer must be of the form that the specification gives it.
 //
-// What an answer means is for the other tests. The definitions are in testdata, made by internal/gen/openapi.
+// What an answer means is for the other tests. The definitions are in testdata, made by internal/gen/openapi; from them
+// and from these stories internal/gen/speccoverage makes docs/spec-coverage.md.
 package contract
+
+//go:generate go run parley/internal/gen/speccoverage -root ../..
 
 import (
 	"bytes"
