@@ -80,6 +80,7 @@ func (a *API) Routes() httpapi.Table {
 		a.inviteRoutes(),
 		a.eventRoutes(),
 		a.queryRoutes(),
+		a.deviceRoutes(),
 		a.thirdPartyRoutes(),
 		a.mediaRoutes(),
 	)

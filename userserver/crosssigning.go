@@ -33,6 +33,9 @@ func parseCrossSigningKey(text json.RawMessage, user id.UserID, usage string) (r
 	if text == nil || string(text) == "null" {
 		return row, k, nil
 	}
+	if len(text) > maxKeyBytes {
+		return row, k, matrixerr.New(matrixerr.TooLarge, "the %s key is larger than %d bytes", usage, maxKeyBytes)
+	}
 	if err := json.Unmarshal(text, &k); err != nil {
 		return row, k, matrixerr.New(matrixerr.BadJSON, "the %s key is not as it should be", usage)
 	}

@@ -39,6 +39,10 @@ func (s *Server) ReceiveEDU(ctx context.Context, origin id.ServerName, edu serve
 		return decoded(ctx, origin, edu, s.receiveReceipts)
 	case "m.direct_to_device":
 		return decoded(ctx, origin, edu, s.receiveToDevice)
+	case "m.device_list_update":
+		return decoded(ctx, origin, edu, s.receiveDeviceList)
+	case "m.signing_key_update":
+		return decoded(ctx, origin, edu, s.receiveSigningKeys)
 	}
 	return matrixerr.New(matrixerr.Unrecognized, "EDUs of type %.50q are not known here.", edu.Type)
 }

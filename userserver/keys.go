@@ -5,21 +5,25 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/serverapi"
+	"parley/internal/signedjson"
 	"parley/internal/stream"
 	"parley/storage"
 )
 
-// maxOneTimeKeys bounds the one-time keys that a device may have here.
-const maxOneTimeKeys = 1000
+const (
+	// maxOneTimeKeys bounds the one-time keys that a device may have here.
+	maxOneTimeKeys = 1000
+	// maxKeyBytes bounds a key of any kind.
+	maxKeyBytes = 64 << 10
+)
 
 // deviceKeys is what we look at in the identity keys of a device.
 type deviceKeys struct {
@@ -44,6 +48,15 @@ func (s *Server) UploadKeys(ctx context.Context, user id.UserID, device id.Devic
 	keys, err := up.check(user, device)
 	if err != nil {
 		return nil, err
+	}
+	if keys.identity == nil && len(keys.oneTime)+len(keys.fallback) > 0 {
+		known, err := storage.Get(ctx, s.db, func(tx *storage.Tx) ([]byte, error) { return tx.GetDeviceKeys(deviceNID) })
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return nil, err
+		}
+		if err := keys.checkSigned(user, device, known); err != nil {
+			return nil, err
+		}
 	}
 	if keys.identity == nil && len(keys.oneTime) == 0 && len(keys.fallback) == 0 {
 		// Clients ask so for the counts.
@@ -73,8 +86,52 @@ func (up *KeyUpload) check(user id.UserID, device id.DeviceID) (k checkedKeys, e
 	if k.oneTime, err = parseKeys(up.OneTimeKeys); err != nil {
 		return k, err
 	}
-	k.fallback, err = parseKeys(up.FallbackKeys)
-	return k, err
+	if k.fallback, err = parseKeys(up.FallbackKeys); err != nil {
+		return k, err
+	}
+	return k, k.checkSigned(user, device, k.identity)
+}
+
+// checkSigned refuses keys with a wrong signature of the device whose identity keys are given.
+func (k *checkedKeys) checkSigned(user id.UserID, device id.DeviceID, identity []byte) error {
+	if identity == nil {
+		return nil
+	}
+	var own deviceKeys
+	if err := json.Unmarshal(identity, &own); err != nil {
+		return fmt.Errorf("identity keys of a device: %w", err)
+	}
+	name := "ed25519:" + string(device)
+	for _, list := range [][]storage.OneTimeKey{k.oneTime, k.fallback} {
+		for i := range list {
+			if err := checkOwnSignature(list[i].JSON, user, name, own.Keys[name]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkOwnSignature refuses an object with a wrong signature by a device's own key. One without is
+// let pass: who uses a key looks for the signature, as they don't trust this server.
+func checkOwnSignature(object []byte, user id.UserID, name, public string) error {
+	if object[0] != '{' {
+		return nil
+	}
+	var given struct {
+		Signatures map[id.UserID]map[string]string `json:"signatures"`
+	}
+	if err := json.Unmarshal(object, &given); err != nil {
+		return matrixerr.New(matrixerr.BadJSON, "the signatures of a key are not as they should be")
+	}
+	signature, ok := given.Signatures[user][name]
+	if !ok || public == "" {
+		return nil
+	}
+	if err := signedjson.Verify(object, public, signature); err != nil {
+		return matrixerr.New(matrixerr.InvalidSignature, "the signature by %.80s: %v", name, err)
+	}
+	return nil
 }
 
 func (k *checkedKeys) put(tx *storage.Tx, user id.UserID, name id.DeviceID, device int64) error {
@@ -110,11 +167,13 @@ func keyCountsChanged(tx *storage.Tx, users ...id.UserID) {
 	tx.Notify(stream.Notice{Kind: stream.KeyCounts, Users: users})
 }
 
-// checkDeviceKeys are the keys in the form in which they are kept, nil for none. Whether they
-// are signed well is for those to check who use them: they don't trust this server.
+// checkDeviceKeys are the keys in the form in which they are kept, nil for none.
 func checkDeviceKeys(text json.RawMessage, user id.UserID, device id.DeviceID) ([]byte, error) {
 	if text == nil || string(text) == "null" {
 		return nil, nil
+	}
+	if len(text) > maxKeyBytes {
+		return nil, matrixerr.New(matrixerr.TooLarge, "device_keys is larger than %d bytes", maxKeyBytes)
 	}
 	var k deviceKeys
 	if err := json.Unmarshal(text, &k); err != nil {
@@ -125,6 +184,15 @@ func checkDeviceKeys(text json.RawMessage, user id.UserID, device id.DeviceID) (
 	}
 	if k.Algorithms == nil || len(k.Keys) == 0 {
 		return nil, matrixerr.New(matrixerr.BadJSON, "device_keys has no algorithms or no keys")
+	}
+	for name := range k.Keys {
+		if !strings.HasSuffix(name, ":"+string(device)) {
+			return nil, matrixerr.New(matrixerr.InvalidParam, "device_keys has a key %.80q, which is not named after the device", name)
+		}
+	}
+	name := "ed25519:" + string(device)
+	if err := checkOwnSignature(text, user, name, k.Keys[name]); err != nil {
+		return nil, err
 	}
 	return withoutUnsigned(text)
 }
@@ -158,6 +226,9 @@ func parseKeys(keys map[string]json.RawMessage) ([]storage.OneTimeKey, error) {
 		algorithm, keyID, ok := strings.Cut(name, ":")
 		if !ok || algorithm == "" || keyID == "" || len(name) > id.MaxLength || !cleanText(name) {
 			return nil, matrixerr.New(matrixerr.InvalidParam, "%.50q is not the name of a key", name)
+		}
+		if len(text) > maxKeyBytes {
+			return nil, matrixerr.New(matrixerr.TooLarge, "key %.50q is larger than %d bytes", name, maxKeyBytes)
 		}
 		if text[0] != '{' && text[0] != '"' {
 			return nil, matrixerr.New(matrixerr.BadJSON, "key %.50q is neither an object nor a string", name)
@@ -203,42 +274,6 @@ func putOneTimeKeys(tx *storage.Tx, device int64, keys []storage.OneTimeKey) err
 	return nil
 }
 
-// remoteTimeout is how long other servers may take to answer, where the client doesn't say.
-const remoteTimeout = 10 * time.Second
-
-// QueryKeys are the keys of users, as asker may see them; an empty list stands for all devices.
-//
-// spec: client-server-api/modules/end_to_end_encryption.md#tracking-the-device-list-for-a-user
-func (s *Server) QueryKeys(ctx context.Context, asker id.UserID, users map[id.UserID][]id.DeviceID, timeout time.Duration) (*KeyAnswer, error) {
-	local, remote := splitUsers(s, users)
-	out, err := s.LocalKeys(ctx, asker, local)
-	if err != nil {
-		return nil, err
-	}
-	servers := slices.Collect(maps.Keys(remote))
-	s.eachServer(ctx, servers, timeout, out.Failures, func(ctx context.Context, server id.ServerName, mu *sync.Mutex) error {
-		answer, err := s.remote.QueryKeys(ctx, server, remote[server])
-		if err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		for user := range remote[server] { // nothing that was not asked for
-			copyKey(out.DeviceKeys, answer.DeviceKeys, user)
-			copyKey(out.MasterKeys, answer.MasterKeys, user)
-			copyKey(out.SelfSigningKeys, answer.SelfSigningKeys, user)
-		}
-		return nil
-	})
-	return out, nil
-}
-
-func copyKey[K comparable, V any](to, from map[K]V, key K) {
-	if v, ok := from[key]; ok {
-		to[key] = v
-	}
-}
-
 // splitUsers separates users of ours from those of each other server.
 func splitUsers[V any](s *Server, users map[id.UserID]V) (local map[id.UserID]V, remote map[id.ServerName]map[id.UserID]V) {
 	local, remote = make(map[id.UserID]V), make(map[id.ServerName]map[id.UserID]V)
@@ -255,44 +290,14 @@ func splitUsers[V any](s *Server, users map[id.UserID]V) (local map[id.UserID]V,
 	return local, remote
 }
 
-// maxServersAtOnce bounds the servers that are asked at the same time for one request.
-const maxServersAtOnce = 20
-
-// eachServer asks servers, some at a time, waits for all, and notes those that failed. What ask
-// writes that others write too, it writes under the lock.
-func (s *Server) eachServer(ctx context.Context, servers []id.ServerName, timeout time.Duration,
-	failures map[id.ServerName]struct{}, ask func(context.Context, id.ServerName, *sync.Mutex) error) {
-	if timeout <= 0 || timeout > time.Minute {
-		timeout = remoteTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, maxServersAtOnce)
-	for _, server := range servers {
-		if s.remote == nil {
-			mu.Lock()
-			failures[server] = struct{}{}
-			mu.Unlock()
-			continue
-		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := ask(ctx, server, &mu); err != nil {
-				s.log.Debug("another server did not answer about keys", "server", server, "err", err)
-				mu.Lock()
-				failures[server] = struct{}{}
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-}
-
 // LocalKeys are the keys of users of ours, as asker may see them, who may be of another server.
 func (s *Server) LocalKeys(ctx context.Context, asker id.UserID, users map[id.UserID][]id.DeviceID) (*KeyAnswer, error) {
+	return s.storedKeys(ctx, asker, users, (*storage.Tx).ListDeviceKeys)
+}
+
+// storedKeys are keys that we have, of the devices that a query lists.
+func (s *Server) storedKeys(ctx context.Context, asker id.UserID, users map[id.UserID][]id.DeviceID,
+	listDevices func(*storage.Tx, []id.UserID) ([]storage.DeviceKeys, error)) (*KeyAnswer, error) {
 	out := &KeyAnswer{
 		DeviceKeys:      make(map[id.UserID]map[id.DeviceID]json.RawMessage),
 		MasterKeys:      make(map[id.UserID]json.RawMessage),
@@ -308,7 +313,7 @@ func (s *Server) LocalKeys(ctx context.Context, asker id.UserID, users map[id.Us
 	var crossSigning []storage.CrossSigningKey
 	var signatures []storage.KeySignature
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		if devices, err = tx.ListDeviceKeys(names); err != nil {
+		if devices, err = listDevices(tx, names); err != nil {
 			return err
 		}
 		if crossSigning, err = tx.ListCrossSigningKeys(names); err != nil || len(crossSigning) == 0 {
@@ -406,32 +411,6 @@ func withSignatures(key []byte, signatures []storage.KeySignature, displayName s
 		fields["signatures"] = text
 	}
 	return json.Marshal(fields)
-}
-
-// ClaimKeys takes a one-time key of each device, of the algorithm that is its value. Keys that
-// are not to be had are not in the answer.
-//
-// spec: client-server-api/modules/end_to_end_encryption.md#one-time-and-fallback-keys
-func (s *Server) ClaimKeys(ctx context.Context, devices map[id.UserID]map[id.DeviceID]string, timeout time.Duration) (ClaimedKeys, map[id.ServerName]struct{}, error) {
-	local, remote := splitUsers(s, devices)
-	out, err := s.ClaimLocalKeys(ctx, local)
-	if err != nil {
-		return nil, nil, err
-	}
-	failures := make(map[id.ServerName]struct{})
-	s.eachServer(ctx, slices.Collect(maps.Keys(remote)), timeout, failures, func(ctx context.Context, server id.ServerName, mu *sync.Mutex) error {
-		answer, err := s.remote.ClaimKeys(ctx, server, remote[server])
-		if err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		for user := range remote[server] {
-			copyKey(out, answer, user)
-		}
-		return nil
-	})
-	return out, failures, nil
 }
 
 // ClaimLocalKeys is ClaimKeys for devices of users of ours.

@@ -88,8 +88,12 @@ type Server struct {
 	typing       *typing
 	presence     *presence
 
-	stop chan struct{}
-	done sync.WaitGroup
+	refreshes *refreshes
+
+	// running ends when the server is closed.
+	running context.Context
+	stop    context.CancelFunc
+	done    sync.WaitGroup
 }
 
 // New starts a server; Close ends it.
@@ -117,11 +121,15 @@ func New(o Options) *Server {
 		db: o.DB, name: o.ServerName, rooms: o.Rooms, log: o.Log, now: o.Now,
 		hasher: newHasher(o.Hashing), minPwd: o.MinPassword, life: o.AccessTokenLife,
 		regToken: o.RegistrationToken, maxUsers: o.MaxUsers, mailer: o.Mailer, publicURL: o.PublicURL, identity: o.Identity, remote: o.Remote, findAll: o.FindAllUsers,
-		cache: newTokenCache(), stop: make(chan struct{}),
+		cache: newTokenCache(), refreshes: newRefreshes(),
 	}
 	s.typing = &typing{publish: o.Publish, rooms: make(map[id.RoomID]*typingRoom)}
 	s.presence = &presence{off: o.NoPresence, now: o.Now, publish: o.Publish, users: make(map[id.UserID]*presenceEntry)}
+	s.running, s.stop = context.WithCancel(context.Background())
 	s.done.Go(s.letTimePass)
+	if s.remote != nil {
+		s.done.Go(s.keepFresh)
+	}
 	return s
 }
 
@@ -131,7 +139,7 @@ func (s *Server) letTimePass() {
 	defer tick.Stop()
 	for i := 0; ; i++ {
 		select {
-		case <-s.stop:
+		case <-s.running.Done():
 			return
 		case <-tick.C:
 			s.typing.expire(s.now())
@@ -144,7 +152,7 @@ func (s *Server) letTimePass() {
 
 // Close waits for what the server does by itself to end.
 func (s *Server) Close() {
-	close(s.stop)
+	s.stop()
 	s.done.Wait()
 }
 

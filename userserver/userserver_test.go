@@ -61,6 +61,7 @@ type fixture struct {
 	db      *storage.DB
 	clock   *clock
 	rooms   *rooms
+	remote  userserver.Remote
 	mu      sync.Mutex
 	notices []stream.Notice
 }
@@ -86,8 +87,11 @@ func each(t *testing.T, run func(t *testing.T, f *fixture)) {
 	storagetest.EachURL(t, func(t *testing.T, url string) { run(t, newFixture(t, url)) })
 }
 
-func newFixture(t testing.TB, url string) *fixture {
-	f := &fixture{clock: &clock{now: time.UnixMilli(1_700_000_000_000)}, rooms: &rooms{}}
+func newFixture(t testing.TB, url string) *fixture { return newFixtureWith(t, url, nil) }
+
+// newFixtureWith is a fixture that asks other servers through remote.
+func newFixtureWith(t testing.TB, url string, remote userserver.Remote) *fixture {
+	f := &fixture{clock: &clock{now: time.UnixMilli(1_700_000_000_000)}, rooms: &rooms{}, remote: remote}
 	f.db = storagetest.Open(t, url, f.publish)
 	f.Server = f.another(t)
 	return f
@@ -96,7 +100,7 @@ func newFixture(t testing.TB, url string) *fixture {
 // another is a second process on the same database.
 func (f *fixture) another(t testing.TB) *userserver.Server {
 	s := userserver.New(userserver.Options{
-		DB: f.db, ServerName: "x.org", Rooms: f.rooms, Now: f.clock.Now, Publish: f.publish,
+		DB: f.db, ServerName: "x.org", Rooms: f.rooms, Now: f.clock.Now, Publish: f.publish, Remote: f.remote,
 		Hashing: userserver.Hashing{Memory: 64, Passes: 1, AtOnce: 2},
 	})
 	t.Cleanup(s.Close)

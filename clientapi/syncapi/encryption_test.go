@@ -246,7 +246,7 @@ func TestDeviceLists(t *testing.T) {
 		alice, bob, carol := n.client("alice"), n.client("bob"), n.client("carol")
 		upload := func(c *syncClient, key string) {
 			t.Helper()
-			keys := fmt.Appendf(nil, `{"user_id":%q,"device_id":%q,"algorithms":[],"keys":{"ed25519:x":%q}}`, c.User, c.Device, key)
+			keys := fmt.Appendf(nil, `{"user_id":%q,"device_id":%q,"algorithms":[],"keys":{"ed25519:%[2]s":%[3]q}}`, c.User, c.Device, key)
 			if _, err := n.users.UploadKeys(ctx, c.User, c.Device, c.DeviceNID, userserver.KeyUpload{DeviceKeys: keys}); err != nil {
 				t.Fatal(err)
 			}
