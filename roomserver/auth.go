@@ -133,7 +133,7 @@ func (s *Server) authLinks(room *storage.Room, set *authSet) ([]link, error) {
 //
 // spec: server-server-api.md#authorisation-rules
 func allowed(e *event, set *authSet) error {
-	return refusal(rules.Allowed(e.PDU, set.provider))
+	return refusal(rules.MayFollow(e.PDU, set.provider))
 }
 
 // refusal turns the rules' verdict into an error for whoever sent the event.

@@ -220,7 +220,7 @@ func allowedBy(e gomatrixserverlib.PDU, auth []gomatrixserverlib.PDU) bool {
 		wanted[place] = false
 	}
 	provider, err := gomatrixserverlib.NewAuthEvents(auth)
-	return err == nil && rules.Allowed(e, provider) == nil
+	return err == nil && rules.MayFollow(e, provider) == nil
 }
 
 // neededFor is what the rules ask of a state to judge an event.
@@ -241,7 +241,7 @@ func (s *Server) passes(w *work, e *event, root int64, auth []*event) (bool, err
 	for _, a := range auth {
 		same = same && slices.ContainsFunc(set.events, func(b *event) bool { return a.NID == b.NID })
 	}
-	return same || rules.Allowed(e.PDU, set.provider) == nil, nil
+	return same || rules.MayFollow(e.PDU, set.provider) == nil, nil
 }
 
 // stateBefore is what the states after an event's previous events come to; or, where before

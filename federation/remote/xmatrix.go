@@ -225,8 +225,7 @@ func (c *Client) verify(ctx context.Context, a Authorization, req *http.Request,
 	case err == nil:
 		return nil
 	case errors.Is(err, keyring.ErrNoKey), errors.Is(err, signedjson.ErrSignature):
-		c.o.Log.Info("a request with a bad signature is refused", "server", a.Origin, "key", a.Key, "path", req.URL.Path, "error", err)
-		return unauthorized("the signature can't be verified: %v", err)
+		return unauthorized("the signature by key %.100q can't be verified: %v", a.Key, err)
 	}
 	return fmt.Errorf("verify a request of %s: %w", a.Origin, err)
 }

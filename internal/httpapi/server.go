@@ -317,6 +317,11 @@ func (a *API) fail(c *gin.Context, s *served, r *Request, err error) {
 		a.log.LogAttrs(&r.ctx, slog.LevelError, "request failed", slog.String("method", c.Request.Method),
 			slog.String("route", s.Path), r.who(), slog.Any("err", err))
 	}
+	if isOwn && !gone && s.Auth == Server && (r.Origin == "" || c.Request.Method != http.MethodGet) {
+		// Operators want to know what others send in vain; what they ask for in vain is no news.
+		a.log.LogAttrs(&r.ctx, slog.LevelInfo, "a server's request was refused", slog.String("method", c.Request.Method),
+			slog.String("route", s.Path), r.who(), slog.String("ip", r.IP.String()), slog.Any("reason", err))
+	}
 	if began {
 		return
 	}

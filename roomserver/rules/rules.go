@@ -26,6 +26,20 @@ func Allowed(e gomatrixserverlib.PDU, state gomatrixserverlib.AuthEventProvider)
 	return gomatrixserverlib.Allowed(e, state, UserOf)
 }
 
+// MayFollow is Allowed for an event that is new here. To the library who was never there has
+// left, and may leave; anybody could fill the state of a room with such leaves. What others have
+// taken in before is resolved as they do it.
+func MayFollow(e gomatrixserverlib.PDU, state gomatrixserverlib.AuthEventProvider) error {
+	if e.Type() == spec.MRoomMember && e.StateKeyEquals(string(e.SenderID())) && gjson.GetBytes(e.Content(), "membership").Str == spec.Leave {
+		if member, err := state.Member(e.SenderID()); err != nil {
+			return err
+		} else if member == nil {
+			return refuse("%s is not there to leave", e.SenderID())
+		}
+	}
+	return Allowed(e, state)
+}
+
 // UserOf is the user that a sender is: themselves, in all room versions that we know.
 func UserOf(_ spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
 	return spec.NewUserID(string(sender), true)

@@ -121,3 +121,22 @@ func FuzzSigningKey(f *testing.F) {
 		}
 	})
 }
+
+// A leave is for those who are there, or were asked in, or ask to be let in.
+//
+// spec: rooms/v12.md#authorisation-rules
+func TestLeave(t *testing.T) {
+	create := pdu(t, "m.room.create", "@u:a", "", `{"creator":"@u:a","room_version":"10"}`)
+	leave := pdu(t, "m.room.member", "@v:b", "@v:b", `{"membership":"leave"}`)
+	if err := MayFollow(leave, mustState(t, create)); err == nil {
+		t.Error("who was never there may leave")
+	}
+	for _, membership := range []string{"join", "invite", "knock"} {
+		if err := MayFollow(leave, mustState(t, create, pdu(t, "m.room.member", "@v:b", "@v:b", `{"membership":"`+membership+`"}`))); err != nil {
+			t.Errorf("from %s: %v", membership, err)
+		}
+	}
+	if err := MayFollow(leave, mustState(t, create, pdu(t, "m.room.member", "@v:b", "@v:b", `{"membership":"ban"}`))); err == nil {
+		t.Error("who is banned may leave")
+	}
+}
