@@ -81,6 +81,9 @@ func (s *Server) prepare(w *work, d *draft) (*event, error) {
 	if d.TS == 0 {
 		d.TS = s.now()
 	}
+	if err := s.refuseCreators(w, d); err != nil {
+		return nil, err
+	}
 	set, err := s.authFor(w.tx, &w.room, w.room.Root, d)
 	if err != nil {
 		return nil, err

@@ -120,7 +120,7 @@ func (s *Server) joinAfar(ctx context.Context, r *MemberRequest) error {
 		if err != nil {
 			return err
 		}
-		if authoriser := e.field("join_authorised_via_users_server"); authoriser != "" {
+		if authoriser := e.field(authorisedVia); authoriser != "" {
 			if e, err = s.countersigned(ctx, e, id.UserID(authoriser).Server(), answer.Event); err != nil {
 				return err
 			}
@@ -142,15 +142,18 @@ func supportedVersions() []id.RoomVersion {
 // ask tries to do something in a room through the servers that may be in it, one after the
 // other, until one has done it. The error is the most telling of theirs.
 func (s *Server) ask(ctx context.Context, r *MemberRequest, try func(id.ServerName) error) error {
-	servers, err := s.candidates(ctx, r)
+	named, others, err := s.candidates(ctx, r)
 	if err != nil {
 		return err
 	}
-	if s.remote == nil || len(servers) == 0 {
+	if s.remote == nil || len(named)+len(others) == 0 {
 		return matrixerr.New(matrixerr.NotFound, "No server is known that is in this room.")
 	}
 	var telling error
-	for _, server := range servers {
+	for i, server := range slices.Concat(named, others) {
+		if i >= len(named) && telling != nil && len(named) > 0 {
+			break // a server that was named has answered
+		}
 		err := try(server)
 		if err == nil {
 			return nil
@@ -169,10 +172,21 @@ func (s *Server) ask(ctx context.Context, r *MemberRequest, try func(id.ServerNa
 	return matrixerr.New(matrixerr.Unknown, "None of the servers that may be in this room could be asked.").WithStatus(502)
 }
 
-// candidates are servers that may be in a room, the most likely first.
-func (s *Server) candidates(ctx context.Context, r *MemberRequest) ([]id.ServerName, error) {
-	list := slices.Clone(r.Via)
-	err := s.db.Read(ctx, func(tx *storage.Tx) error {
+// candidates are servers that may be in a room, the most likely first: those that the request names,
+// with the one of whoever made the user's membership what it is, and others that are known.
+func (s *Server) candidates(ctx context.Context, r *MemberRequest) (named, others []id.ServerName, err error) {
+	taken := 0
+	take := func(list *[]id.ServerName, servers ...id.ServerName) {
+		for _, server := range servers {
+			_, err := id.ParseServerName(string(server))
+			if err == nil && server != s.name && !slices.Contains(named, server) && !slices.Contains(others, server) && taken < maxServersAsked {
+				*list = append(*list, server)
+				taken++
+			}
+		}
+	}
+	take(&named, r.Via...)
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		room, err := tx.GetRoom(r.Room)
 		if missing, err := notFound(err); missing || err != nil {
 			return err
@@ -185,24 +199,15 @@ func (s *Server) candidates(ctx context.Context, r *MemberRequest) ([]id.ServerN
 			if err != nil {
 				return err
 			}
-			list = append(list, id.UserID(gjson.GetBytes(e.JSON, "sender").Str).Server())
+			take(&named, id.UserID(gjson.GetBytes(e.JSON, "sender").Str).Server())
 		}
-		list = append(list, r.Room.Server())
+		take(&others, r.Room.Server())
 		known, err := tx.ListServers(room.NID)
-		list = append(list, known...)
+		take(&others, known...)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	list = append(list, r.Room.Server())
-	var out []id.ServerName
-	for _, server := range list {
-		if _, err := id.ParseServerName(string(server)); err == nil && server != s.name && !slices.Contains(out, server) && len(out) < maxServersAsked {
-			out = append(out, server)
-		}
-	}
-	return out, nil
+	take(&others, r.Room.Server())
+	return named, others, err
 }
 
 // enter makes a room ours that a user of ours has been let into: the state before the join is

@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
@@ -64,7 +65,7 @@ func (s *Server) Join(ctx context.Context, r MemberRequest) error {
 	err = s.joinHere(ctx, &r)
 	var cannot *cannotAuthorise
 	if errors.As(err, &cannot) && s.remote != nil {
-		if afar := s.joinAfar(ctx, &r); !matrixerr.Is(afar, matrixerr.NotFound) {
+		if afar := s.joinAfar(ctx, &r); afar == nil || matrixerr.Is(afar, matrixerr.Forbidden) {
 			err = afar
 		}
 	}
@@ -85,6 +86,9 @@ func (s *Server) joinHere(ctx context.Context, r *MemberRequest) error {
 	return err
 }
 
+// authorisedVia is the field of a join that names who authorised it.
+const authorisedVia = "join_authorised_via_users_server"
+
 // cannotAuthorise is why this server can't let a user into a restricted room. Another may.
 type cannotAuthorise struct{ error }
 
@@ -97,7 +101,7 @@ func (s *Server) join(w *work, user id.UserID, was string, extra map[string]any,
 			return nil, err
 		}
 		if via != "" {
-			extra["join_authorised_via_users_server"] = via
+			extra[authorisedVia] = via
 		}
 	}
 	return s.appendMember(w, user, user, spec.Join, extra, txn)
@@ -138,16 +142,25 @@ func (s *Server) authorisingUser(w *work, user id.UserID) (id.UserID, error) {
 	return "", &cannotAuthorise{matrixerr.New(matrixerr.UnableToGrantJoin, "No member of this server may invite to the room.")}
 }
 
-// meetsCondition says whether a user is in one of the rooms that a restricted join rule names.
+// roomMembership is the one kind of condition that there is.
+const roomMembership = "m.room_membership"
+
+// meetsCondition says whether a user is in one of the rooms that a restricted join rule names, as far
+// as they are rooms that we hear of.
 func (s *Server) meetsCondition(tx *storage.Tx, rules *event, user id.UserID) (bool, error) {
 	for _, allow := range gjson.GetBytes(rules.Content(), "allow").Array() {
-		if allow.Get("type").Str != "m.room_membership" {
+		if allow.Get("type").Str != roomMembership {
 			continue
 		}
 		room, err := tx.GetRoom(id.RoomID(allow.Get("room_id").Str))
 		if missing, err := notFound(err); err != nil {
 			return false, err
 		} else if missing {
+			continue
+		}
+		if here, err := s.takesPart(tx, &room); err != nil {
+			return false, err
+		} else if !here {
 			continue
 		}
 		m, err := tx.GetMembership(user, room.NID)
@@ -324,6 +337,11 @@ func (s *Server) Forget(ctx context.Context, user id.UserID, room id.RoomID) err
 // hand. The content is kept as it is, but for what a join needs to be allowed.
 func (s *Server) sendMember(ctx context.Context, r SendRequest) (id.EventID, error) {
 	target := id.UserID(*r.StateKey)
+	// Who authorises a join is for servers to say, and their signature goes with it.
+	var err error
+	if r.Content, err = sjson.DeleteBytes(r.Content, authorisedVia); err != nil {
+		return "", matrixerr.New(matrixerr.BadJSON, "The content is not a JSON object.")
+	}
 	if _, err := id.ParseUserID(*r.StateKey); err != nil {
 		return "", matrixerr.New(matrixerr.BadJSON, "The state key of a member event must be a user ID.")
 	}

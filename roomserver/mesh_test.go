@@ -337,6 +337,8 @@ func TestJoinRestrictedAfar(t *testing.T) {
 		m.agree(t, room, "a", "b")
 		ok(t, c.Join(ctx, MemberRequest{Room: club, Sender: c.user, Via: via}))
 		m.carry(t, "a", "b", club)
+		// The one server that c names can't let its user in, and c asks no other.
+		refused(t, c.Join(ctx, MemberRequest{Room: room, Sender: c.user, Via: []id.ServerName{"b"}}), matrixerr.UnableToGrantJoin)
 		ok(t, c.Join(ctx, MemberRequest{Room: room, Sender: c.user, Via: []id.ServerName{"b", "a"}}))
 		m.agree(t, room, "a", "c")
 	})

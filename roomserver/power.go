@@ -5,8 +5,10 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/tidwall/gjson"
 
 	"parley/internal/id"
+	"parley/internal/matrixerr"
 	"parley/roomserver/state"
 	"parley/storage"
 )
@@ -53,6 +55,27 @@ func (p *powers) of(user id.UserID) int64 {
 		return gomatrixserverlib.CreatorPowerLevel
 	}
 	return p.levels.UserLevel(spec.SenderID(user))
+}
+
+// refuseCreators refuses power levels that name a creator where creators stand above all levels:
+// they are wrong whoever sends them.
+//
+// spec: rooms/v12.md#authorization-rules
+func (s *Server) refuseCreators(w *work, d *draft) error {
+	if d.Type != spec.MRoomPowerLevels || d.StateKey == nil || *d.StateKey != "" {
+		return nil
+	}
+	p, err := s.powers(w.tx, &w.room, w.room.Root)
+	if err != nil {
+		return err
+	}
+	users := gjson.GetBytes(d.Content, "users").Map()
+	for _, creator := range p.creators {
+		if _, ok := users[creator]; ok {
+			return matrixerr.New(matrixerr.BadJSON, "%s is a creator of the room, whose power has no level.", creator)
+		}
+	}
+	return nil
 }
 
 // mayState says whether a user may set state of a type.

@@ -52,6 +52,7 @@ func (s *Server) Render(tx *storage.Tx, view *View, room *storage.Room, events [
 		if prev, ok := others[e.Replaces]; ok {
 			u.Replaces = prev.ID
 			u.PrevContent = []byte(gjson.GetBytes(prev.JSON, "content").Raw)
+			u.PrevSender = gjson.GetBytes(prev.JSON, "sender").Str
 		}
 		var roomID id.RoomID
 		if r.WithRoomID {

@@ -72,7 +72,7 @@ func (s *Server) MakeMember(ctx context.Context, origin id.ServerName, room id.R
 				return nil, err
 			}
 			if via != "" {
-				content["join_authorised_via_users_server"] = via
+				content[authorisedVia] = via
 			}
 		}
 		return s.template(w, user, content)
@@ -97,7 +97,12 @@ func (s *Server) authoriseRemote(w *work, user id.UserID) (id.UserID, error) {
 	if stateErr != nil || rules == nil {
 		return "", stateErr
 	}
+	unknown := false
 	for _, allow := range gjson.GetBytes(rules.Content(), "allow").Array() {
+		if allow.Get("type").Str != roomMembership {
+			continue
+		}
+		unknown = true
 		room, roomErr := w.tx.GetRoom(id.RoomID(allow.Get("room_id").Str))
 		if missing, err := notFound(roomErr); err != nil {
 			return "", err
@@ -111,6 +116,9 @@ func (s *Server) authoriseRemote(w *work, user id.UserID) (id.UserID, error) {
 		if here {
 			return "", err
 		}
+	}
+	if !unknown {
+		return "", err
 	}
 	return "", matrixerr.New(matrixerr.UnableToAuthoriseJoin, "This server is in none of the rooms whose members may join this one.")
 }
@@ -160,7 +168,7 @@ func (s *Server) TakeMember(ctx context.Context, origin id.ServerName, room id.R
 	if err := mustBeMember(pdu, origin, room, event, membership); err != nil {
 		return nil, err
 	}
-	if via := id.UserID(gjson.GetBytes(pdu.Content(), "join_authorised_via_users_server").Str); via != "" && s.local(via) {
+	if via := id.UserID(gjson.GetBytes(pdu.Content(), authorisedVia).Str); via != "" && s.local(via) {
 		err := s.db.Read(ctx, func(tx *storage.Tx) error {
 			_, err := s.authoriseRemote(&work{tx: tx, room: r}, id.UserID(*pdu.StateKey()))
 			return err
@@ -275,10 +283,28 @@ func (s *Server) JoinAnswer(ctx context.Context, room id.RoomID, event id.EventI
 		if out.AuthChain, err = eventTexts(tx, chain); err != nil {
 			return err
 		}
-		out.ServersInRoom, err = tx.ListServers(r.NID)
+		out.ServersInRoom, err = s.serversBefore(tx, &r, before, id.UserID(join.SenderID()))
 		return err
 	})
 	return out, err
+}
+
+// serversBefore are the servers that have members in a room, without the one that has come to it
+// by the join of a user.
+func (s *Server) serversBefore(tx *storage.Tx, room *storage.Room, before int64, user id.UserID) ([]id.ServerName, error) {
+	servers, err := tx.ListServers(room.NID)
+	if err != nil {
+		return nil, err
+	}
+	was, err := s.stateEvent(tx, room, before, spec.MRoomMember, string(user))
+	if err != nil || was.membership() == spec.Join {
+		return servers, err
+	}
+	members, err := tx.CountMembersOf(room.NID, user.Server())
+	if err == nil && members <= 1 {
+		servers = slices.DeleteFunc(servers, func(server id.ServerName) bool { return server == user.Server() })
+	}
+	return servers, err
 }
 
 // heroes is how many members stand for a room that has no name.

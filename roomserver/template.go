@@ -58,11 +58,11 @@ func (s *Server) complete(ctx context.Context, t *serverapi.Template, r *MemberR
 		return nil, bad("depth can't be used")
 	}
 	extra := r.extra()
-	if authoriser := gjson.GetBytes(t.Event, "content.join_authorised_via_users_server"); authoriser.Exists() && membership == spec.Join {
+	if authoriser := gjson.GetBytes(t.Event, "content."+authorisedVia); authoriser.Exists() && membership == spec.Join {
 		if _, err := id.ParseUserID(authoriser.Str); err != nil {
 			return nil, bad("join_authorised_via_users_server is not a user")
 		}
-		extra["join_authorised_via_users_server"] = authoriser.Str
+		extra[authorisedVia] = authoriser.Str
 	}
 	var content []byte
 	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {

@@ -146,6 +146,14 @@ func (tx *Tx) HasMemberOf(room RoomNID, server id.ServerName) (bool, error) {
 	return found(err)
 }
 
+// CountMembersOf is how many users of another server are joined to a room.
+func (tx *Tx) CountMembersOf(room RoomNID, server id.ServerName) (int64, error) {
+	var n int64
+	err := tx.QueryRow(`SELECT joined FROM room_servers WHERE room_nid = $1 AND server = $2`, []any{room, server}, &n)
+	_, err = found(err)
+	return n, err
+}
+
 // ListUsersOf are the users of another server who are or were something to a room. It goes
 // through all of the room's memberships.
 func (tx *Tx) ListUsersOf(room RoomNID, server id.ServerName) ([]id.UserID, error) {

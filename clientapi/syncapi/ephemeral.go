@@ -50,6 +50,9 @@ func (b *builder) ephemeral(c *roomChange) (told, own bool, err error) {
 		begin()
 		o.writeReceipts(receipts)
 	}
+	if c.whole { // nobody types, and nothing was read: an answer as well
+		begin()
+	}
 	if told {
 		o.endEvents()
 	}

@@ -129,6 +129,14 @@ func serverFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics promet
 	return api.Routes(), o, nil
 }
 
+// serverIdentity is what anybody may ask of a server that others can reach.
+func serverIdentity(h *hearts) httpapi.Table {
+	if h.remote == nil {
+		return nil
+	}
+	return federation.Identity(h.remote, buildVersion())
+}
+
 // newServerAPI is the API of a listener that is for other servers alone.
 func newServerAPI(o httpapi.Options, routes httpapi.Table, cfg *config.Config) (http.Handler, error) {
 	api, err := httpapi.New(o, routes, federation.WellKnown(cfg.WellKnown.Server))

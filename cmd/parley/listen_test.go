@@ -194,8 +194,15 @@ func TestFederationListener(t *testing.T) {
 			n.Host(strings.TrimPrefix(clients, "http://"), strings.TrimPrefix(clients, "http://"))
 			check := func(base string, want bool) {
 				t.Helper()
+				// Who this node is can be asked wherever it is heard; all else is not there.
 				status, body := get(base + "/_matrix/key/v2/server")
-				if want && (status != http.StatusOK || gjson.Get(body, "server_name").Str != "a.org") ||
+				known := tt.onClients || tt.onServers
+				if known && (status != http.StatusOK || gjson.Get(body, "server_name").Str != "a.org") ||
+					!known && (status != http.StatusNotFound || gjson.Get(body, "errcode").Str != "M_UNRECOGNIZED") {
+					t.Errorf("%s: %d %s", base, status, body)
+				}
+				status, body = get(base + "/_matrix/federation/v1/publicRooms")
+				if want && (status != http.StatusUnauthorized || gjson.Get(body, "errcode").Str == "M_UNRECOGNIZED") ||
 					!want && (status != http.StatusNotFound || gjson.Get(body, "errcode").Str != "M_UNRECOGNIZED") {
 					t.Errorf("%s: %d %s", base, status, body)
 				}

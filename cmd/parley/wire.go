@@ -129,7 +129,7 @@ func listeners(cfg *config.Config, clients, servers http.Handler, metrics *prome
 }
 
 // newFaces are the APIs: what is served to clients, and to other servers too unless they have a
-// listener of their own; then what is served there.
+// listener of their own; then what is served there. Who this node is can be asked everywhere.
 func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, metrics prometheus.Registerer) (clients, servers http.Handler, err error) {
 	serverRoutes, serverOptions, err := serverFaces(cfg, h, log, metrics)
 	if err != nil {
@@ -139,7 +139,7 @@ func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, 
 		if servers, err = newServerAPI(serverOptions, serverRoutes, cfg); err != nil {
 			return nil, nil, err
 		}
-		serverRoutes = nil
+		serverRoutes = serverIdentity(h)
 	}
 	counter, err := unread.New(h.db, h.rooms)
 	if err != nil {

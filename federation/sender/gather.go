@@ -291,7 +291,7 @@ func (b *batch) fill(ctx context.Context) (cut bool, err error) {
 func (b *batch) part(ctx context.Context, it *item) (p part, err error) {
 	switch {
 	case it.event != nil:
-		return b.eventPart(ctx, it.event)
+		p = b.eventPart(it.event)
 	case it.change != nil:
 		b.change(&p, it.change)
 	case it.queued.Type == storage.QueuedToDevice:
@@ -303,14 +303,11 @@ func (b *batch) part(ctx context.Context, it *item) (p part, err error) {
 	return p, nil
 }
 
-// eventPart is an event, unless the room's rules keep the server out, or the event came from
-// there.
-func (b *batch) eventPart(ctx context.Context, o *storage.Outgoing) (p part, err error) {
-	room := b.rooms[o.Room]
-	allowed, err := b.s.o.Rooms.ServerAllowed(ctx, room.ID, b.server)
-	if err != nil || !allowed {
-		return p, err
-	}
+// eventPart is an event, unless it came from there. A server that the room's access control list
+// denies gets it, too, as long as it has members in the room.
+//
+// spec: client-server-api/modules/server_acls.md#server-behaviour
+func (b *batch) eventPart(o *storage.Outgoing) (p part) {
 	nids := []storage.EventNID{o.Event}
 	if b.stale {
 		nids = b.newest[o.Room]
@@ -326,7 +323,7 @@ func (b *batch) eventPart(ctx context.Context, o *storage.Outgoing) (p part, err
 			b.introduction(&p, user, o.Pos)
 		}
 	}
-	return p, nil
+	return p
 }
 
 // deviceUpdate is the content of an m.device_list_update.

@@ -23,6 +23,9 @@ type Unsigned struct {
 	// Replaces and PrevContent are the state event that this one took the place of.
 	Replaces    id.EventID
 	PrevContent []byte
+	// PrevSender is who sent what it replaced: not specified, and what clients know by whom an
+	// invite was.
+	PrevSender string
 	// RedactedBecause is the redaction, as a client is shown it.
 	RedactedBecause []byte
 	// Relations are the bundled aggregations: an object.
@@ -42,6 +45,9 @@ func Append(out, raw []byte, event id.EventID, room id.RoomID, u *Unsigned) []by
 	}
 	if u.PrevContent != nil {
 		out = appendField(out, "prev_content", string(u.PrevContent))
+	}
+	if u.PrevSender != "" {
+		out = appendField(out, "prev_sender", quote(u.PrevSender))
 	}
 	if u.RedactedBecause != nil {
 		out = appendField(out, "redacted_because", string(u.RedactedBecause))
