@@ -77,7 +77,7 @@ type createRoomRequest struct {
 	Name            *string                    `json:"name"`
 	Topic           *string                    `json:"topic"`
 	Invite          []string                   `json:"invite"`
-	Invite3PID      []json.RawMessage          `json:"invite_3pid"`
+	Invite3PID      []addressInvite            `json:"invite_3pid"`
 	RoomVersion     id.RoomVersion             `json:"room_version"`
 	CreationContent map[string]json.RawMessage `json:"creation_content"`
 	InitialState    []roomserver.StateEvent    `json:"initial_state"`
@@ -91,9 +91,6 @@ type roomIDResponse struct {
 }
 
 func (a *API) createRoom(ctx context.Context, r *httpapi.Request, in *createRoomRequest) (*roomIDResponse, error) {
-	if len(in.Invite3PID) > 0 {
-		return nil, matrixerr.New(matrixerr.ThreepidDenied, "This server does not invite by e-mail address or telephone number.")
-	}
 	req := roomserver.CreateRequest{
 		Creator: r.Caller.User, Version: in.RoomVersion, Visibility: in.Visibility, Preset: in.Preset,
 		AliasLocalpart: in.RoomAliasName, Name: in.Name, Topic: in.Topic, IsDirect: in.IsDirect,
@@ -105,6 +102,13 @@ func (a *API) createRoom(ctx context.Context, r *httpapi.Request, in *createRoom
 			return nil, matrixerr.New(matrixerr.InvalidParam, "%q can't be invited: %v.", u, err)
 		}
 		req.Invite = append(req.Invite, user)
+	}
+	for _, address := range in.Invite3PID {
+		invite, err := address.check()
+		if err != nil {
+			return nil, err
+		}
+		req.InviteAddresses = append(req.InviteAddresses, invite)
 	}
 	room, err := a.rooms.Create(ctx, req)
 	if err != nil {
@@ -273,7 +277,11 @@ func (in *memberRequest) target() (id.UserID, error) {
 
 func (a *API) invite(ctx context.Context, r *httpapi.Request, in *inviteRequest) (*empty, error) {
 	if in.UserID == nil && in.Medium != "" {
-		return nil, matrixerr.New(matrixerr.ThreepidDenied, "This server does not invite by e-mail address or telephone number.")
+		address, err := in.check()
+		if err != nil {
+			return nil, err
+		}
+		return &empty{}, a.rooms.InviteAddress(ctx, in.RoomID, r.Caller.User, address)
 	}
 	m := memberRequest{RoomID: in.RoomID, UserID: in.UserID, Reason: in.Reason}
 	target, err := m.target()
@@ -287,7 +295,27 @@ type inviteRequest struct {
 	RoomID id.RoomID `path:"roomId"`
 	UserID *string   `json:"user_id"`
 	Reason string    `json:"reason"`
-	Medium string    `json:"medium"`
+	addressInvite
+}
+
+// addressInvite invites whoever has an address.
+//
+// spec: client-server-api/modules/third_party_invites.md#post_matrixclientv3roomsroomidinvite
+type addressInvite struct {
+	IDServer      string `json:"id_server"`
+	IDAccessToken string `json:"id_access_token"`
+	Medium        string `json:"medium"`
+	Address       string `json:"address"`
+}
+
+func (in *addressInvite) check() (roomserver.AddressInvite, error) {
+	if in.IDServer == "" || in.IDAccessToken == "" || in.Medium == "" || in.Address == "" {
+		return roomserver.AddressInvite{}, matrixerr.New(matrixerr.MissingParam, "id_server, id_access_token, medium or address is missing.")
+	}
+	if _, err := id.ParseServerName(in.IDServer); err != nil {
+		return roomserver.AddressInvite{}, matrixerr.New(matrixerr.InvalidParam, "id_server is not the name of a server.")
+	}
+	return roomserver.AddressInvite{Server: in.IDServer, Token: in.IDAccessToken, Medium: in.Medium, Address: in.Address}, nil
 }
 
 // changeMember makes a handler of kick, ban or unban.

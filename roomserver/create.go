@@ -36,6 +36,7 @@ type CreateRequest struct {
 	AliasLocalpart  string
 	Name, Topic     *string
 	Invite          []id.UserID
+	InviteAddresses []AddressInvite
 	IsDirect        bool
 	CreationContent map[string]json.RawMessage
 	InitialState    []StateEvent
@@ -84,6 +85,12 @@ func (s *Server) Create(ctx context.Context, r CreateRequest) (id.RoomID, error)
 			return "", matrixerr.New(matrixerr.InvalidParam, "initial_state must not have %s events.", e.Type)
 		}
 	}
+	switch n := len(r.InviteAddresses); {
+	case n > 0 && s.identity == nil:
+		return "", errNoIdentity
+	case n > maxInvitedAddresses:
+		return "", matrixerr.New(matrixerr.InvalidParam, "invite_3pid must not have more than %d addresses.", maxInvitedAddresses)
+	}
 	var room id.RoomID
 	err := s.db.Write(ctx, func(tx *storage.Tx) error {
 		w, err := s.create(tx, &r)
@@ -97,6 +104,7 @@ func (s *Server) Create(ctx context.Context, r CreateRequest) (id.RoomID, error)
 		return "", err
 	}
 	s.inviteOthers(ctx, room, &r)
+	s.inviteAddresses(ctx, room, &r)
 	return room, nil
 }
 

@@ -30,6 +30,8 @@ type Options struct {
 	Log   *slog.Logger
 	// Remote asks other servers; nil where this node talks to none.
 	Remote Remote
+	// Identity asks identity servers; nil where this node talks to none.
+	Identity IdentityServers
 	// StateCacheBytes bounds the memory for nodes of state trees; 0 means a good default.
 	StateCacheBytes int64
 }
@@ -52,6 +54,7 @@ type Server struct {
 	authSets       *authCache
 	acls           *lru.Cache[storage.EventNID, *acl]
 	remote         Remote // nil: this node talks to no other
+	identity       IdentityServers
 	intake         intake
 	remoteRooms    *remoteHierarchies
 	entering       *roomLocks // of rooms that our users are about to be let into
@@ -96,7 +99,7 @@ func New(o Options) (*Server, error) {
 		db: o.DB, name: o.Name, keyID: o.KeyID, key: o.Key, defaultVersion: o.DefaultVersion,
 		clock: o.Clock, log: o.Log,
 		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
-		acls: acls, remote: o.Remote, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(), filling: newRoomLocks(),
+		acls: acls, remote: o.Remote, identity: o.Identity, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(), filling: newRoomLocks(),
 	}, nil
 }
 

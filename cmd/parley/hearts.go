@@ -73,7 +73,7 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 		Log:            log.With(packageKey, "roomserver"),
 	}
 	if servers != nil {
-		ro.Remote = servers
+		ro.Remote, ro.Identity = servers, servers
 	}
 	rooms, err := roomserver.New(ro)
 	if err != nil {
@@ -103,7 +103,7 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 		}
 	}
 	if servers != nil {
-		uo.Remote = servers
+		uo.Remote, uo.Identity = servers, servers
 	}
 	files, err := newMedia(cfg, db, servers, log)
 	if err != nil {

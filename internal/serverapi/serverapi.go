@@ -244,3 +244,33 @@ type File struct {
 	// Type and Name are what the server says of it; Name may be "".
 	Type, Name string
 }
+
+// IdentityInvite is what an identity server is told of an invite of an address that is nobody's yet.
+//
+// spec: identity-service-api.md#invitation-storage
+type IdentityInvite struct {
+	Medium            string    `json:"medium"`
+	Address           string    `json:"address"`
+	RoomID            id.RoomID `json:"room_id"`
+	Sender            id.UserID `json:"sender"`
+	RoomAlias         string    `json:"room_alias,omitempty"`
+	RoomName          string    `json:"room_name,omitempty"`
+	RoomAvatarURL     string    `json:"room_avatar_url,omitempty"`
+	RoomJoinRules     string    `json:"room_join_rules,omitempty"`
+	RoomType          string    `json:"room_type,omitempty"`
+	SenderDisplayName string    `json:"sender_display_name,omitempty"`
+	SenderAvatarURL   string    `json:"sender_avatar_url,omitempty"`
+}
+
+// StoredInvite is what the identity server says of it, for the room.
+type StoredInvite struct {
+	Token       string        `json:"token"`
+	PublicKeys  []IdentityKey `json:"public_keys"`
+	DisplayName string        `json:"display_name"`
+}
+
+// IdentityKey is a key by which an identity server will vouch for the address's owner.
+type IdentityKey struct {
+	PublicKey   string `json:"public_key"`
+	ValidityURL string `json:"key_validity_url,omitempty"`
+}

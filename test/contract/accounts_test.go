@@ -3,6 +3,8 @@ package contract
 import (
 	"strings"
 
+	"maunium.net/go/mautrix/event"
+
 	"parley/test/harness"
 )
 
@@ -15,7 +17,7 @@ func (s *scene) administrator() *harness.User {
 		s.t.Fatalf("user create: status %d: %s", status, out)
 	}
 	root := s.server.Anonymous(s.t)
-	root.UserID, root.Password = "@root:localhost", strings.TrimSuffix(password, ".")
+	root.UserID, root.Password = "root", strings.TrimSuffix(password, ".")
 	return root.Login()
 }
 
@@ -165,8 +167,32 @@ func addresses(s *scene) {
 	s.refused("post3PIDs", alice, 403, "M_THREEPID_AUTH_FAILED", object{"three_pid_creds": object{"client_secret": "secret", "sid": "nothing"}})
 	s.confirm("alice@example.org")
 	s.ok("post3PIDs", alice, object{"three_pid_creds": object{"client_secret": "secret", "sid": asked.Get("sid").Str}})
-	s.refused("bind3PID", alice, 400, "M_SERVER_NOT_TRUSTED", object{"client_secret": "secret", "sid": "1", "id_server": "id.example", "id_access_token": "t"})
-	s.refused("inviteBy3PID", alice, 403, "M_THREEPID_DENIED", alice.NewRoom(nil), object{"medium": "email", "address": "x@example.com", "id_server": "id.example", "id_access_token": "t"})
+	for _, id := range []string{"unbind3pidFromAccount", "delete3pidFromAccount"} {
+		bind := object{"client_secret": "secret", "sid": "of the identity server", "id_server": s.identity.name, "id_access_token": "token"}
+		s.ok("bind3PID", alice, bind)
+		unbound := s.ok(id, alice, object{"medium": "email", "address": boundAddress, "id_server": s.identity.name})
+		if result := unbound.Get("id_server_unbind_result").Str; result != "success" {
+			s.t.Errorf("%s: %s", id, unbound.Body)
+		}
+	}
+	s.refused("bind3PID", alice, 400, "M_SESSION_NOT_VALIDATED", object{"client_secret": "secret", "sid": "another",
+		"id_server": s.identity.name, "id_access_token": "token"})
+	s.refused("bind3PID", alice, 502, "M_UNKNOWN", object{"client_secret": "secret", "sid": "1", "id_server": "127.0.0.1:1", "id_access_token": "token"})
+
+	bob := s.user("bob")
+	room := alice.NewRoom(nil)
+	invite := func(address string) object {
+		return object{"medium": "email", "address": address, "id_server": s.identity.name, "id_access_token": "token"}
+	}
+	s.identity.knows("bob@example.com", bob.UserID.String())
+	s.ok("inviteBy3PID", alice, room, invite("bob@example.com"))
+	bob.Join(room)
+	s.ok("inviteBy3PID", alice, room, invite("stranger@example.com"))
+	if content := alice.StateContent(room, event.NewEventType("m.room.third_party_invite"), inviteToken); content["display_name"] != "s...@e..." {
+		s.t.Errorf("the invite of a stranger: %v", content)
+	}
+	s.refused("inviteBy3PID", s.user("carol"), 403, "M_FORBIDDEN", room, invite("stranger@example.com"))
+	s.ok("createRoom", alice, object{"invite_3pid": list{invite("bob@example.com")}})
 	s.ok("unbind3pidFromAccount", alice, object{"medium": "email", "address": "alice@example.org"})
 	s.ok("delete3pidFromAccount", alice, object{"medium": "email", "address": "alice@example.org"})
 
@@ -219,8 +245,8 @@ func administration(s *scene) {
 		s.ok("setProfileField", alice, alice.UserID, "displayname", object{"displayname": "A"})
 		s.refused(e.get, bob, 403, "M_FORBIDDEN", alice.UserID)
 		s.refused(e.set, bob, 403, "M_FORBIDDEN", alice.UserID, object{e.field: true})
-		s.refused(e.get, s.root, 404, "M_NOT_FOUND", "@nobody:localhost")
-		s.refused(e.set, s.root, 404, "M_NOT_FOUND", "@nobody:localhost", object{e.field: true})
+		s.refused(e.get, s.root, 404, "M_NOT_FOUND", s.at("@nobody"))
+		s.refused(e.set, s.root, 404, "M_NOT_FOUND", s.at("@nobody"), object{e.field: true})
 		s.refused(e.get, s.root, 400, "M_INVALID_PARAM", "@alice:elsewhere.example")
 		s.refused(e.set, s.root, 400, "M_INVALID_PARAM", "@alice:elsewhere.example", object{e.field: true})
 	}
@@ -239,7 +265,7 @@ func profiles(s *scene) {
 	s.refused("setProfileField", alice, 400, "M_MISSING_PARAM", alice.UserID, "displayname", object{})
 	s.refused("setProfileField", alice, 400, "M_BAD_JSON|M_INVALID_PARAM", alice.UserID, "displayname", object{"displayname": 1})
 	s.ok("getUserProfile", nil, alice.UserID)
-	s.refused("getUserProfile", nil, 404, "M_NOT_FOUND", "@nobody:localhost")
+	s.refused("getUserProfile", nil, 404, "M_NOT_FOUND", s.at("@nobody"))
 	for _, field := range []string{"displayname", "avatar_url", "m.tz", "org.example.field"} {
 		s.ok("getProfileField", bob, alice.UserID, field)
 	}
@@ -341,8 +367,8 @@ func reports(s *scene) {
 	s.ok("reportRoom", alice, room, object{"reason": "rude"})
 	s.ok("reportUser", alice, bob.UserID, object{"reason": "rude"})
 	// Whether a room or a user exists is not told.
-	s.ok("reportRoom", alice, "!nothing:localhost", object{"reason": "rude"})
-	s.ok("reportUser", alice, "@nobody:localhost", object{"reason": "rude"})
+	s.ok("reportRoom", alice, s.at("!nothing"), object{"reason": "rude"})
+	s.ok("reportUser", alice, s.at("@nobody"), object{"reason": "rude"})
 	s.refused("reportRoom", alice, 400, "M_MISSING_PARAM", room, object{})
 	s.refused("reportUser", alice, 400, "M_MISSING_PARAM", bob.UserID, object{})
 }

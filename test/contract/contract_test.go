@@ -60,8 +60,6 @@ var notOffered = map[string]string{
 	"requestTokenToRegisterMSISDN":      "M_THREEPID_MEDIUM_NOT_SUPPORTED",
 	"requestTokenTo3PIDMSISDN":          "M_THREEPID_MEDIUM_NOT_SUPPORTED",
 	"requestTokenToResetPasswordMSISDN": "M_THREEPID_MEDIUM_NOT_SUPPORTED",
-	"bind3PID":                          "M_SERVER_NOT_TRUSTED",
-	"inviteBy3PID":                      "M_THREEPID_DENIED",
 	"getUrlPreview":                     "M_UNRECOGNIZED",
 	"getUrlPreviewAuthed":               "M_UNRECOGNIZED",
 	// There are no application services.
@@ -94,7 +92,9 @@ func TestClientServer(t *testing.T) {
 			s.seen[id] = &seen{}
 		}
 		s.post = newPostOffice(t)
-		s.server = harness.StartConfigured(t, db, settings+s.post.settings())
+		network := harness.NewNetwork(t)
+		s.identity = newIdentityServer(t, network)
+		s.server = network.ParleyConfigured(t, db, settings+s.post.settings())
 		s.root = s.administrator()
 		for _, story := range []func(*scene){
 			tokens, closed, invited,
@@ -131,6 +131,7 @@ type scene struct {
 	db         harness.Database
 	server     *harness.Server
 	post       *postOffice
+	identity   *identityServer
 	root       *harness.User // an administrator
 	seen       map[string]*seen
 }
@@ -141,6 +142,9 @@ func (s *scene) in(t *testing.T) *scene {
 	bound.t = t
 	return &bound
 }
+
+// at is an identifier of the server's.
+func (s *scene) at(local string) string { return local + ":" + s.server.Name }
 
 // user makes an account.
 func (s *scene) user(name string) *harness.User {

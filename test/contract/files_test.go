@@ -33,26 +33,26 @@ func files(s *scene) {
 	media := mediaID(uri)
 	s.refused("uploadContent", alice, 413, "M_TOO_LARGE", file{"image/png", make([]byte, 60<<10)})
 	for _, id := range []string{"getContentAuthed", "getContent"} {
-		s.ok(id, alice, "localhost", media)
-		s.refused(id, alice, 404, "M_NOT_FOUND", "localhost", "nothing")
+		s.ok(id, alice, s.server.Name, media)
+		s.refused(id, alice, 404, "M_NOT_FOUND", s.server.Name, "nothing")
 	}
 	for _, id := range []string{"getContentOverrideNameAuthed", "getContentOverrideName"} {
-		s.ok(id, alice, "localhost", media, "another.png")
-		s.refused(id, alice, 404, "M_NOT_FOUND", "localhost", "nothing", "another.png")
+		s.ok(id, alice, s.server.Name, media, "another.png")
+		s.refused(id, alice, 404, "M_NOT_FOUND", s.server.Name, "nothing", "another.png")
 	}
 	for _, id := range []string{"getContentThumbnailAuthed", "getContentThumbnail"} {
-		s.ok(id, alice, "localhost", media, query{"width": "8", "height": "8", "method": "crop"})
-		s.refused(id, alice, 404, "M_NOT_FOUND", "localhost", "nothing", query{"width": "8", "height": "8"})
-		s.refused(id, alice, 400, "M_INVALID_PARAM|M_MISSING_PARAM|M_UNKNOWN", "localhost", media, query{"width": "-8", "height": "8"})
+		s.ok(id, alice, s.server.Name, media, query{"width": "8", "height": "8", "method": "crop"})
+		s.refused(id, alice, 404, "M_NOT_FOUND", s.server.Name, "nothing", query{"width": "8", "height": "8"})
+		s.refused(id, alice, 400, "M_INVALID_PARAM|M_MISSING_PARAM|M_UNKNOWN", s.server.Name, media, query{"width": "-8", "height": "8"})
 	}
 
 	later := s.ok("createContent", alice)
 	media = mediaID(later.Get("content_uri").Str)
-	s.refused("getContentAuthed", alice, 504, "M_NOT_YET_UPLOADED", "localhost", media, query{"timeout_ms": "1"})
-	s.refused("uploadContentToMXC", bob, 403, "M_FORBIDDEN", "localhost", media, picture)
-	s.ok("uploadContentToMXC", alice, "localhost", media, picture)
-	s.refused("uploadContentToMXC", alice, 409, "M_CANNOT_OVERWRITE_MEDIA", "localhost", media, picture)
-	s.refused("uploadContentToMXC", alice, 404, "M_NOT_FOUND", "localhost", "nothing", picture)
+	s.refused("getContentAuthed", alice, 504, "M_NOT_YET_UPLOADED", s.server.Name, media, query{"timeout_ms": "1"})
+	s.refused("uploadContentToMXC", bob, 403, "M_FORBIDDEN", s.server.Name, media, picture)
+	s.ok("uploadContentToMXC", alice, s.server.Name, media, picture)
+	s.refused("uploadContentToMXC", alice, 409, "M_CANNOT_OVERWRITE_MEDIA", s.server.Name, media, picture)
+	s.refused("uploadContentToMXC", alice, 404, "M_NOT_FOUND", s.server.Name, "nothing", picture)
 	big := file{"application/octet-stream", make([]byte, 45<<10)}
 	for range 2 {
 		s.ok("uploadContent", bob, big)

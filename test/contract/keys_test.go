@@ -78,7 +78,7 @@ func keys(s *scene) {
 	s.refused("uploadCrossSigningKeys", alice, 401, "M_FORBIDDEN", again)
 
 	s.ok("uploadCrossSigningSignatures", alice, object{user: object{device: self.sign(s.t, user, deviceKeys), "NONE": object{}}})
-	s.ok("queryKeys", alice, object{"device_keys": object{user: list{}, "@nobody:localhost": list{}}, "timeout": 1000})
+	s.ok("queryKeys", alice, object{"device_keys": object{user: list{}, s.at("@nobody"): list{}}, "timeout": 1000})
 	s.ok("queryKeys", bob, object{"device_keys": object{user: list{device}}})
 	s.refused("queryKeys", bob, 400, "M_MISSING_PARAM", object{})
 	for range 2 {
@@ -115,12 +115,12 @@ func backup(s *scene) {
 	key := object{"first_message_index": 1, "forwarded_count": 0, "is_verified": true,
 		"session_data": object{"ephemeral": "AAAA", "ciphertext": "AAAA", "mac": "AAAA"}}
 	sessions := object{"sessions": object{"s": key}}
-	rooms := object{"rooms": object{"!r:localhost": sessions}}
-	s.ok("putRoomKeyBySessionId", alice, "!r:localhost", "s", in, key)
-	s.ok("putRoomKeysByRoomId", alice, "!r:localhost", in, sessions)
+	rooms := object{"rooms": object{s.at("!r"): sessions}}
+	s.ok("putRoomKeyBySessionId", alice, s.at("!r"), "s", in, key)
+	s.ok("putRoomKeysByRoomId", alice, s.at("!r"), in, sessions)
 	s.ok("putRoomKeys", alice, in, rooms)
-	s.ok("getRoomKeyBySessionId", alice, "!r:localhost", "s", in)
-	s.ok("getRoomKeysByRoomId", alice, "!r:localhost", in)
+	s.ok("getRoomKeyBySessionId", alice, s.at("!r"), "s", in)
+	s.ok("getRoomKeysByRoomId", alice, s.at("!r"), in)
 	s.ok("getRoomKeys", alice, in)
 	for status, in := range map[int]query{404: {"version": "100"}, 403: {"version": old}} {
 		code := "M_NOT_FOUND"
@@ -128,18 +128,18 @@ func backup(s *scene) {
 			code = "M_WRONG_ROOM_KEYS_VERSION"
 		}
 		s.refused("putRoomKeys", alice, status, code, in, rooms)
-		s.refused("putRoomKeysByRoomId", alice, status, code, "!r:localhost", in, sessions)
-		s.refused("putRoomKeyBySessionId", alice, status, code, "!r:localhost", "s", in, key)
+		s.refused("putRoomKeysByRoomId", alice, status, code, s.at("!r"), in, sessions)
+		s.refused("putRoomKeyBySessionId", alice, status, code, s.at("!r"), "s", in, key)
 	}
 	nowhere := query{"version": "100"}
 	s.refused("getRoomKeys", alice, 404, "M_NOT_FOUND", nowhere)
-	s.refused("getRoomKeysByRoomId", alice, 404, "M_NOT_FOUND", "!r:localhost", nowhere)
-	s.refused("getRoomKeyBySessionId", alice, 404, "M_NOT_FOUND", "!r:localhost", "nothing", in)
-	s.ok("deleteRoomKeyBySessionId", alice, "!r:localhost", "s", in)
-	s.ok("deleteRoomKeysByRoomId", alice, "!r:localhost", in)
+	s.refused("getRoomKeysByRoomId", alice, 404, "M_NOT_FOUND", s.at("!r"), nowhere)
+	s.refused("getRoomKeyBySessionId", alice, 404, "M_NOT_FOUND", s.at("!r"), "nothing", in)
+	s.ok("deleteRoomKeyBySessionId", alice, s.at("!r"), "s", in)
+	s.ok("deleteRoomKeysByRoomId", alice, s.at("!r"), in)
 	s.ok("deleteRoomKeys", alice, in)
-	s.refused("deleteRoomKeyBySessionId", alice, 404, "M_NOT_FOUND", "!r:localhost", "s", nowhere)
-	s.refused("deleteRoomKeysByRoomId", alice, 404, "M_NOT_FOUND", "!r:localhost", nowhere)
+	s.refused("deleteRoomKeyBySessionId", alice, 404, "M_NOT_FOUND", s.at("!r"), "s", nowhere)
+	s.refused("deleteRoomKeysByRoomId", alice, 404, "M_NOT_FOUND", s.at("!r"), nowhere)
 	s.refused("deleteRoomKeys", alice, 404, "M_NOT_FOUND", nowhere)
 	s.ok("deleteRoomKeysVersion", alice, version)
 	s.refused("deleteRoomKeysVersion", alice, 404, "M_NOT_FOUND", "100")

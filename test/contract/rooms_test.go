@@ -19,31 +19,31 @@ func making(s *scene) {
 	s.refused("createRoom", alice, 400, "M_UNSUPPORTED_ROOM_VERSION", object{"room_version": "nothing"})
 	s.refused("createRoom", alice, 400, "M_BAD_JSON", object{"invite": "nobody"})
 
-	s.ok("getRoomIdByAlias", nil, "#contract:localhost")
-	s.refused("getRoomIdByAlias", nil, 404, "M_NOT_FOUND", "#nothing:localhost")
+	s.ok("getRoomIdByAlias", nil, s.at("#contract"))
+	s.refused("getRoomIdByAlias", nil, 404, "M_NOT_FOUND", s.at("#nothing"))
 	s.refused("getRoomIdByAlias", nil, 400, "M_INVALID_PARAM", "nothing")
-	s.ok("setRoomAlias", alice, "#another:localhost", object{"room_id": room})
-	s.refused("setRoomAlias", alice, 409, "M_UNKNOWN", "#another:localhost", object{"room_id": room})
+	s.ok("setRoomAlias", alice, s.at("#another"), object{"room_id": room})
+	s.refused("setRoomAlias", alice, 409, "M_UNKNOWN", s.at("#another"), object{"room_id": room})
 	s.refused("setRoomAlias", alice, 400, "M_INVALID_PARAM", "nothing", object{"room_id": room})
 	s.ok("getLocalAliases", alice, room)
 	s.refused("getLocalAliases", bob, 403, "M_FORBIDDEN", alice.NewRoom(nil))
-	s.refused("deleteRoomAlias", bob, 403, "M_FORBIDDEN", "#another:localhost")
-	s.ok("deleteRoomAlias", alice, "#another:localhost")
-	s.refused("deleteRoomAlias", alice, 404, "M_NOT_FOUND", "#another:localhost")
+	s.refused("deleteRoomAlias", bob, 403, "M_FORBIDDEN", s.at("#another"))
+	s.ok("deleteRoomAlias", alice, s.at("#another"))
+	s.refused("deleteRoomAlias", alice, 404, "M_NOT_FOUND", s.at("#another"))
 
 	s.ok("getRoomVisibilityOnDirectory", nil, room)
-	s.refused("getRoomVisibilityOnDirectory", nil, 404, "M_NOT_FOUND", "!nothing:localhost")
+	s.refused("getRoomVisibilityOnDirectory", nil, 404, "M_NOT_FOUND", s.at("!nothing"))
 	s.ok("setRoomVisibilityOnDirectory", alice, room, object{"visibility": "public"})
-	s.refused("setRoomVisibilityOnDirectory", alice, 404, "M_NOT_FOUND", "!nothing:localhost", object{"visibility": "public"})
+	s.refused("setRoomVisibilityOnDirectory", alice, 404, "M_NOT_FOUND", s.at("!nothing"), object{"visibility": "public"})
 	s.refused("setRoomVisibilityOnDirectory", bob, 403, "M_FORBIDDEN", room, object{"visibility": "private"})
 	s.ok("getPublicRooms", nil, query{"limit": "1"})
 	s.ok("queryPublicRooms", alice, object{"limit": 5, "filter": object{"generic_search_term": "contract", "room_types": list{nil}}})
 	s.refused("queryPublicRooms", alice, 400, "M_BAD_JSON", object{"limit": "x"})
 	s.refused("getPublicRooms", nil, 400, "M_INVALID_PARAM", query{"since": "nothing"})
 
-	s.ok("getRoomSummary", nil, "#contract:localhost")
+	s.ok("getRoomSummary", nil, s.at("#contract"))
 	s.ok("getRoomSummary", bob, room)
-	s.refused("getRoomSummary", bob, 404, "M_NOT_FOUND", "!nothing:localhost")
+	s.refused("getRoomSummary", bob, 404, "M_NOT_FOUND", s.at("!nothing"))
 
 	s.refused("upgradeRoom", bob, 403, "M_FORBIDDEN", room, object{"new_version": "11"})
 	s.refused("upgradeRoom", alice, 400, "M_UNSUPPORTED_ROOM_VERSION", room, object{"new_version": "nothing"})
@@ -88,7 +88,7 @@ func memberships(s *scene) {
 		"initial_state": list{object{"type": "m.room.join_rules", "content": object{"join_rule": "knock"}}}}).Get("room_id").Str
 	s.ok("knockRoom", bob, open, object{"reason": "please"})
 	s.refused("knockRoom", alice, 403, "M_FORBIDDEN", open, object{})
-	s.refused("knockRoom", bob, 404, "M_NOT_FOUND", "#nothing:localhost", object{})
+	s.refused("knockRoom", bob, 404, "M_NOT_FOUND", s.at("#nothing"), object{})
 	s.refused("knockRoom", bob, 403, "M_FORBIDDEN", room, object{})
 }
 
@@ -181,7 +181,7 @@ func state(s *scene) {
 	s.refused("getRoomStateWithKey", bob, 403, "M_FORBIDDEN", room, "m.room.name", "")
 	s.ok("setRoomStateWithKey", alice, room, "m.room.topic", "", object{"topic": "A topic"})
 	s.refused("setRoomStateWithKey", bob, 403, "M_FORBIDDEN", room, "m.room.topic", "", object{"topic": "A topic"})
-	s.refused("setRoomStateWithKey", alice, 400, "M_BAD_ALIAS", room, "m.room.canonical_alias", "", object{"alias": "#nothing:localhost"})
+	s.refused("setRoomStateWithKey", alice, 400, "M_BAD_ALIAS", room, "m.room.canonical_alias", "", object{"alias": s.at("#nothing")})
 	alice.Say(room, "hello")
 
 	s.ok("roomInitialSync", alice, room)
@@ -204,7 +204,7 @@ func spaces(s *scene) {
 	space := s.ok("createRoom", alice, object{"preset": "public_chat", "name": "A space", "creation_content": object{"type": "m.space"}}).Get("room_id").Str
 	for range 3 {
 		child := alice.NewRoom(&mautrix.ReqCreateRoom{Preset: "public_chat"})
-		s.ok("setRoomStateWithKey", alice, space, "m.space.child", child, object{"via": list{"localhost"}, "suggested": true})
+		s.ok("setRoomStateWithKey", alice, space, "m.space.child", child, object{"via": list{s.server.Name}, "suggested": true})
 	}
 	first := s.ok("getSpaceHierarchy", bob, space, query{"limit": "2", "suggested_only": "true"})
 	s.ok("getSpaceHierarchy", bob, space, query{"from": first.Get("next_batch").Str, "limit": "2", "suggested_only": "true"})
@@ -221,8 +221,8 @@ func networks(s *scene) {
 	s.refused("getProtocolMetadata", alice, 404, "M_NOT_FOUND", "irc")
 	s.refused("queryLocationByProtocol", alice, 404, "M_NOT_FOUND", "irc", query{"channel": "x"})
 	s.refused("queryUserByProtocol", alice, 404, "M_NOT_FOUND", "irc", query{"nick": "x"})
-	s.refused("queryLocationByAlias", alice, 404, "M_NOT_FOUND", query{"alias": "#a:localhost"})
-	s.refused("queryUserByID", alice, 404, "M_NOT_FOUND", query{"userid": "@a:localhost"})
+	s.refused("queryLocationByAlias", alice, 404, "M_NOT_FOUND", query{"alias": s.at("#a")})
+	s.refused("queryUserByID", alice, 404, "M_NOT_FOUND", query{"userid": s.at("@a")})
 	s.refused("pingAppservice", alice, 403, "M_FORBIDDEN", "irc", object{})
-	s.refused("updateAppserviceRoomDirectoryVisibility", alice, 403, "M_FORBIDDEN", "irc", "!a:localhost", object{"visibility": "public"})
+	s.refused("updateAppserviceRoomDirectoryVisibility", alice, 403, "M_FORBIDDEN", "irc", s.at("!a"), object{"visibility": "public"})
 }

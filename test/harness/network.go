@@ -95,8 +95,15 @@ func writePEM(t testing.TB, file, kind string, der []byte) {
 	}
 }
 
-// Parley starts a parley that is part of the network. Settings are added to its configuration.
+// Parley starts a parley that is part of the network. Settings are added to its configuration, in which registration is
+// open and the rate limits are off.
 func (n *Network) Parley(t testing.TB, db Database, settings string) *Server {
+	t.Helper()
+	return n.ParleyConfigured(t, db, "registration:\n  allow: anyone\nrate_limits:\n  enabled: false\n"+settings)
+}
+
+// ParleyConfigured is Parley with these settings and those that make it part of the network.
+func (n *Network) ParleyConfigured(t testing.TB, db Database, settings string) *Server {
 	t.Helper()
 	address, metrics := freeAddress(t), freeAddress(t)
 	link := NewLink(t, address)
@@ -104,8 +111,7 @@ func (n *Network) Parley(t testing.TB, db Database, settings string) *Server {
 	s := newParley(t, db, "server_name: "+link.Address+"\n"+
 		"listeners:\n  federation:\n    address: "+address+"\n    tls_certificate: "+certificate+"\n    tls_key: "+key+"\n"+
 		"federation:\n  notaries: []\nmetrics:\n  address: "+metrics+"\n"+
-		"outgoing:\n  allow_networks: [127.0.0.1]\n"+
-		"registration:\n  allow: anyone\nrate_limits:\n  enabled: false\n"+settings)
+		"outgoing:\n  allow_networks: [127.0.0.1]\n"+settings)
 	s.Name, s.Link, s.Metrics = link.Address, link, "http://"+metrics+"/metrics"
 	serve := s.program
 	s.program = func() *exec.Cmd {
