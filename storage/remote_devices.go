@@ -11,7 +11,7 @@ type RemoteDeviceList struct {
 	User id.UserID
 	// StreamID is the last change of theirs that we know of, 0 where we don't know its number.
 	StreamID int64
-	// Pos is since when we know of every change.
+	// Pos is since when we know of every change, 0 where the devices were never asked for.
 	Pos id.Pos
 	// Stale says that we may have missed one.
 	Stale bool
@@ -47,10 +47,10 @@ func (tx *Tx) ListFreshDeviceLists(users []id.UserID) ([]id.UserID, error) {
 }
 
 // ListStaleDeviceLists are up to limit users after the given one of whose devices we may have
-// missed a change.
+// missed a change since somebody asked for them.
 func (tx *Tx) ListStaleDeviceLists(after id.UserID, limit int) ([]id.UserID, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
-		`SELECT user_id FROM remote_device_lists WHERE stale AND user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)
+		`SELECT user_id FROM remote_device_lists WHERE stale AND pos > 0 AND user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)
 }
 
 // ListKeptUsers are up to limit users after the given one whose devices are kept.
@@ -103,10 +103,11 @@ func (tx *Tx) ListRemoteDevices(users []id.UserID) ([]DeviceKeys, error) {
 		ORDER BY user_id, device_id`, sqldb.Array(users))
 }
 
-// DeleteRemoteDevice removes a device.
-func (tx *Tx) DeleteRemoteDevice(user id.UserID, device id.DeviceID) error {
-	_, err := tx.Exec(`DELETE FROM remote_devices WHERE user_id = $1 AND device_id = $2`, user, device)
-	return err
+// DeleteRemoteDevice removes a device, and says whether it had keys.
+func (tx *Tx) DeleteRemoteDevice(user id.UserID, device id.DeviceID) (hadKeys bool, err error) {
+	err = tx.QueryRow(`DELETE FROM remote_devices WHERE user_id = $1 AND device_id = $2 RETURNING json <> ''`, []any{user, device}, &hadKeys)
+	_, err = found(err)
+	return hadKeys, err
 }
 
 // DeleteRemoteDevices removes all devices of a user of another server.

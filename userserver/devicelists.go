@@ -385,19 +385,23 @@ func (s *Server) receiveDeviceList(ctx context.Context, origin id.ServerName, e 
 	if err != nil {
 		return err
 	}
-	return s.heardOfChange(ctx, e.User, func(tx *storage.Tx, l *storage.RemoteDeviceList) (known bool, err error) {
+	return s.heardOfChange(ctx, e.User, len(keys) > 0, func(tx *storage.Tx, l *storage.RemoteDeviceList) (change, error) {
 		switch {
 		case !l.Stale && e.StreamID > 0 && e.StreamID == l.StreamID:
-			return true, nil
+			return known, nil
 		case l.Stale || !e.follows(l.StreamID):
 			l.Stale = true
-			return false, nil
+			return news, nil
 		}
 		l.StreamID = e.StreamID
-		if e.Deleted {
-			return false, tx.DeleteRemoteDevice(e.User, e.Device)
+		hadKeys, err := tx.DeleteRemoteDevice(e.User, e.Device)
+		if err == nil && !e.Deleted {
+			err = tx.InsertRemoteDevice(&storage.DeviceKeys{User: e.User, Device: e.Device, DisplayName: cleanName(e.DisplayName), JSON: keys})
 		}
-		return false, tx.InsertRemoteDevice(&storage.DeviceKeys{User: e.User, Device: e.Device, DisplayName: cleanName(e.DisplayName), JSON: keys})
+		if hadKeys || len(keys) > 0 && !e.Deleted {
+			return news, err
+		}
+		return noted, err
 	})
 }
 
@@ -420,22 +424,32 @@ func (s *Server) receiveSigningKeys(ctx context.Context, origin id.ServerName, e
 	}
 	l := remoteList{user: e.User}
 	l.addKeys(e.Master, e.SelfSigning)
-	return s.heardOfChange(ctx, e.User, func(tx *storage.Tx, row *storage.RemoteDeviceList) (known bool, err error) {
+	return s.heardOfChange(ctx, e.User, true, func(tx *storage.Tx, row *storage.RemoteDeviceList) (change, error) {
 		// A self-signing key alone, or one that is not what it should be, is reason to ask.
 		if row.Stale || master.Public == "" || len(e.SelfSigning) > 0 && len(l.keys) < 2 {
 			row.Stale = true
-			return false, nil
+			return news, nil
 		}
-		return false, putRemoteKeys(tx, e.User, l.keys)
+		return news, putRemoteKeys(tx, e.User, l.keys)
 	})
 }
 
+// change is what becomes of a change that was heard of.
+type change int
+
+const (
+	known change = iota // it is in the list already
+	noted               // it is now, and means nothing to our users: a device without keys
+	news
+)
+
 // heardOfChange takes in a change of the devices of a user of another server. apply writes it where
-// the list is kept, or says that it is known already.
-func (s *Server) heardOfChange(ctx context.Context, user id.UserID, apply func(*storage.Tx, *storage.RemoteDeviceList) (known bool, err error)) error {
+// the list is kept; where nobody has asked for it yet, isNews says whether it may be.
+func (s *Server) heardOfChange(ctx context.Context, user id.UserID, isNews bool, apply func(*storage.Tx, *storage.RemoteDeviceList) (change, error)) error {
 	stale := false
 	err := s.db.Write(ctx, func(tx *storage.Tx) error {
 		stale = false
+		isNews := isNews
 		sharing, err := tx.ListKnownUsers([]id.UserID{user})
 		if err != nil {
 			return err
@@ -444,24 +458,26 @@ func (s *Server) heardOfChange(ctx context.Context, user id.UserID, apply func(*
 			return tx.DeleteRemoteDeviceList(user)
 		}
 		l, err := tx.LockRemoteDeviceList(user)
-		switch {
-		case errors.Is(err, storage.ErrNotFound):
-		case err != nil:
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return err
-		default:
-			if known, err := apply(tx, &l); err != nil || known {
+		}
+		if err == nil {
+			what, err := apply(tx, &l)
+			if err != nil || what == known {
 				return err
 			}
 			l.Generation++
-			stale = l.Stale
+			stale, isNews = l.Stale && l.Pos > 0, what == news
 			if err := tx.UpdateRemoteDeviceList(&l); err != nil {
 				return err
 			}
 		}
-		tx.OnPos(1, func(pos id.Pos) error {
-			tx.Notify(stream.Notice{Pos: pos, Kind: stream.DeviceList, User: user})
-			return tx.UpdateDeviceList(user, pos)
-		})
+		if isNews {
+			tx.OnPos(1, func(pos id.Pos) error {
+				tx.Notify(stream.Notice{Pos: pos, Kind: stream.DeviceList, User: user})
+				return tx.UpdateDeviceList(user, pos)
+			})
+		}
 		return nil
 	})
 	if err == nil && stale {

@@ -142,7 +142,8 @@ func (p *peer) UserDevices(_ context.Context, user id.UserID) (*serverapi.UserDe
 		u := p.users[user]
 		out.StreamID = u.stream
 		for device := range u.now {
-			out.Devices = append(out.Devices, serverapi.UserDevice{Device: device, Keys: u.keys(device)})
+			d := serverapi.UserDevice{Device: device, Keys: u.keys(device)}
+			out.Devices = append(out.Devices, d, d)
 		}
 		out.MasterKey, out.SelfSigningKey = u.crossSigning()
 	})
@@ -426,6 +427,10 @@ func TestRemoteDeviceLists(t *testing.T) {
 		u.change("F", false)
 		tell()
 		f.member(t, bob, "!r:x.org", "join")
+		if err := f.ReceiveEDU(ctx, "y.org", edu("m.device_list_update", `{"user_id":%q,"device_id":"NONE","stream_id":8,"prev_id":[7]}`, bob)); err != nil {
+			t.Fatal(err)
+		}
+		tell() // a device without keys is no news, and nobody has asked yet
 		devices(versions{"B": 2, "C": 4, "D": 5, "F": 8})
 	})
 }
