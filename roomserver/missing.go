@@ -27,6 +27,9 @@ const (
 	maxPast      = 2000
 	pastPage     = 100
 	maxPastPages = 100
+	// maxUnknown is of how many of these the past may be unknown and not to be had, until the rest
+	// is not asked for.
+	maxUnknown = 5
 	// maxState is how many events the state before it may have, with their auth chain.
 	maxState = 400_000
 	// fetchesAtOnce is how many single events are asked for at the same time; where more than
@@ -59,9 +62,15 @@ func (s *Server) receiveWithPast(ctx context.Context, origin id.ServerName, room
 	if err != nil {
 		return nil, err
 	}
+	unknown := 0
 	for _, p := range append(past, pdu) {
 		if result, err = own(s.receiveWithState(ctx, origin, room, p)); err != nil {
 			break
+		}
+		if errors.As(result, &missing) {
+			if unknown++; unknown == maxUnknown {
+				break
+			}
 		}
 	}
 	if errors.Is(err, context.DeadlineExceeded) && outer.Err() == nil {

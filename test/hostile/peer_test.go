@@ -50,6 +50,7 @@ type peer struct {
 	t       testing.TB
 	mu      sync.Mutex
 	answers map[string]http.HandlerFunc // by the path's first segments, "PUT /_matrix/federation/v1/send"
+	asked   map[string]int              // how often, by the same
 }
 
 // newPeer starts a peer that speaks to the target.
@@ -75,7 +76,7 @@ func newPeer(t testing.TB, network *harness.Network, target *harness.Server) *pe
 			Timeout:   2 * time.Minute,
 			Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, MaxIdleConnsPerHost: 16},
 		},
-		answers: map[string]http.HandlerFunc{},
+		answers: map[string]http.HandlerFunc{}, asked: map[string]int{},
 	}
 	p.answer("GET /_matrix/key/v2/server", func(w http.ResponseWriter, _ *http.Request) { w.Write(p.keys(time.Hour)) })
 	p.answer("PUT /_matrix/federation/v1/send/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"pdus":{}}`) })
@@ -110,6 +111,7 @@ func (p *peer) serve(w http.ResponseWriter, r *http.Request) {
 			best, handler = begin, h
 		}
 	}
+	p.asked[best]++
 	p.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	handler(w, r)
