@@ -60,7 +60,7 @@ func (p *powers) of(user id.UserID) int64 {
 // refuseCreators refuses power levels that name a creator where creators stand above all levels:
 // they are wrong whoever sends them.
 //
-// spec: rooms/v12.md#authorization-rules
+// spec: rooms/v12.md#authorisation-rules
 func (s *Server) refuseCreators(w *work, d *draft) error {
 	if d.Type != spec.MRoomPowerLevels || d.StateKey == nil || *d.StateKey != "" {
 		return nil
