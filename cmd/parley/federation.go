@@ -92,6 +92,8 @@ func newSender(cfg *config.Config, h *hearts, broker *stream.Broker, log *slog.L
 	policy := remote.Policy{Allow: cfg.Federation.AllowServers, Deny: cfg.Federation.DenyServers}
 	o := sender.Options{
 		DB: h.db, ServerName: cfg.ServerName, Remote: h.remote, Rooms: h.rooms, Users: h.users, Broker: broker,
+		// Of several processes with one PostgreSQL, also of one that takes another's place, one sends.
+		Shared:  cfg.Database.URL.Reveal() != "",
 		Allowed: policy.Allows, Log: log.With(packageKey, "sender"), Metrics: metrics,
 	}
 	if cfg.Presence != config.PresenceOff {

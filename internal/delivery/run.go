@@ -109,6 +109,7 @@ func (q *Queue) serve(ctx context.Context) error {
 	}()
 	tick := time.NewTicker(q.o.WriteEvery)
 	defer tick.Stop()
+	looked := time.Now()
 	for {
 		if err := q.route(working); err != nil {
 			if ctx.Err() != nil {
@@ -128,6 +129,11 @@ func (q *Queue) serve(ctx context.Context) error {
 		case <-q.signal:
 		case <-retry:
 		case <-tick.C:
+			if q.o.Shared && time.Since(looked) > q.o.LeaseTime/4 {
+				// Notices of other processes may not come here.
+				looked = time.Now()
+				q.Reread()
+			}
 			if err := w.write(ctx); err != nil && ctx.Err() == nil {
 				// A process that can't write can't know whether another one has taken over.
 				if errors.Is(err, errLost) || q.o.Shared && time.Since(w.beaten) > q.o.LeaseTime*2/3 {
