@@ -50,6 +50,10 @@ type work struct {
 	// others, and who else is in the room is no news to anybody.
 	arriving bool
 	past     past
+	// anew says that what was known of the room before is old.
+	anew bool
+	// presumed are servers that are said to be in the room, before we know of members of theirs.
+	presumed []id.ServerName
 	dirty    bool
 }
 
@@ -195,6 +199,17 @@ func (s *Server) place(w *work, e *event, root int64) error {
 	members, tally, err := s.moveState(w, root)
 	if err != nil {
 		return err
+	}
+	if w.anew {
+		if tally == nil {
+			tally = make(serverTally)
+		}
+		if err := w.unpresume(tally); err != nil {
+			return err
+		}
+		for _, server := range w.presumed {
+			tally.count(server, "", spec.Join)
+		}
 	}
 	moves, err := w.moveServers(tally)
 	if err != nil {

@@ -166,6 +166,9 @@ func (s *Server) takeInRoom(ctx context.Context, origin id.ServerName, roomID id
 				return nil, err
 			}
 		}
+		if room.Partial != 0 && errors.Is(result, ErrRejected) {
+			result = nil // which is not the last word
+		}
 		out[i].Err = result
 	}
 	return out, nil

@@ -116,16 +116,24 @@ func (s *Server) joinAfar(ctx context.Context, r *MemberRequest) error {
 		if err != nil {
 			return err
 		}
-		answer, err := s.remote.SendJoin(ctx, server, r.Room, e.ID, e.Event.JSON, false)
+		// Where we are in the room already, its state is known, and must not be replaced by a part.
+		here, err := s.TakesPart(ctx, r.Room)
 		if err != nil {
 			return err
+		}
+		answer, err := s.remote.SendJoin(ctx, server, r.Room, e.ID, e.Event.JSON, !here)
+		if err != nil {
+			return err
+		}
+		if answer.MembersOmitted && here {
+			return matrixerr.New(matrixerr.Unknown, "The other server left members out, which it was not asked to.").WithStatus(502)
 		}
 		if authoriser := e.field(authorisedVia); authoriser != "" {
 			if e, err = s.countersigned(ctx, e, id.UserID(authoriser).Server(), answer.Event); err != nil {
 				return err
 			}
 		}
-		return s.enter(ctx, r.Room, e, answer)
+		return s.enter(ctx, server, r.Room, e, answer)
 	})
 }
 
@@ -211,8 +219,9 @@ func (s *Server) candidates(ctx context.Context, r *MemberRequest) (named, other
 }
 
 // enter makes a room ours that a user of ours has been let into: the state before the join is
-// what the other server says, as far as it holds together.
-func (s *Server) enter(ctx context.Context, roomID id.RoomID, join *event, answer *serverapi.SendJoin) error {
+// what the other server says, as far as it holds together. Where members are left out of it,
+// the room is partial.
+func (s *Server) enter(ctx context.Context, server id.ServerName, roomID id.RoomID, join *event, answer *serverapi.SendJoin) error {
 	room, err := s.addRoom(ctx, roomID, id.RoomVersion(join.Version()))
 	if err != nil {
 		return err
@@ -231,13 +240,17 @@ func (s *Server) enter(ctx context.Context, roomID id.RoomID, join *event, answe
 		}
 		w := &work{tx: tx, room: locked}
 		e := &event{storage.Event{ID: join.ID, Room: locked.NID, JSON: join.Event.JSON}, join.PDU}
-		root, err := s.tree.Set(tx, 0, before)
+		given, err := s.tree.Set(tx, 0, before)
+		root := int64(given)
+		if err == nil && answer.MembersOmitted {
+			root, err = s.withCited(w, e, root)
+		}
 		if err != nil {
 			return err
 		}
 		ok, auth, err := s.passesAuthEvents(w, e)
 		if err == nil && ok {
-			ok, err = s.passes(w, e, int64(root), auth)
+			ok, err = s.passes(w, e, root, auth)
 		}
 		var missing *MissingError
 		if errors.As(err, &missing) || err == nil && !ok {
@@ -260,14 +273,42 @@ func (s *Server) enter(ctx context.Context, roomID id.RoomID, join *event, answe
 			return err
 		}
 		if !here {
+			w.arriving = true
+			var missing *MissingError
+			follows, err := s.stateBefore(w, e, nil)
+			if err != nil && !errors.As(err, &missing) {
+				return err
+			}
+			if w.room.Partial != 0 && err == nil && answer.MembersOmitted {
+				// Nothing has happened since our last user left, before we knew who else is here.
+				if root, err = s.withCited(w, e, follows); err != nil {
+					return err
+				}
+				e.Status = storage.Accepted
+				if err := s.admit(w, e, root); err != nil {
+					return err
+				}
+				w.tx.AfterCommit(s.partial.begin)
+				return w.finish()
+			}
 			// What was known of the room is old: the room goes on from here.
 			w.room.Extremities = nil
 			w.room.Depth = 0
-			w.arriving = true
+			w.anew = true
+			if answer.MembersOmitted {
+				w.presumed = s.presumable(server, answer.ServersInRoom)
+			}
+		} else if answer.MembersOmitted {
+			return matrixerr.New(matrixerr.Unknown, "The room came to us by another way in the meantime.").WithStatus(502)
 		}
 		e.Status = storage.Accepted
-		if err := s.admit(w, e, int64(root)); err != nil {
+		if err := s.admit(w, e, root); err != nil {
 			return err
+		}
+		if answer.MembersOmitted {
+			if err := s.presume(w, e.NID, w.presumed); err != nil {
+				return err
+			}
 		}
 		return w.finish()
 	})

@@ -263,6 +263,9 @@ func (s *Server) Unban(ctx context.Context, r MemberRequest) error {
 }
 
 func (s *Server) remove(ctx context.Context, r MemberRequest, check func(current string) error) error {
+	if err := s.awaitMembers(ctx, r.Room); err != nil {
+		return err
+	}
 	_, err := s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
 		current, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(r.Target))
 		if err != nil {

@@ -32,6 +32,8 @@ type wire struct {
 	asked  []string
 	dead   map[id.ServerName]bool
 	page   int // the most that is given of history at once
+	// partial says that members may be left out of the state of rooms that the node joins.
+	partial bool
 }
 
 func (l *wire) to(server id.ServerName, what string) (*node, error) {
@@ -71,7 +73,7 @@ func (l *wire) SendJoin(ctx context.Context, server id.ServerName, room id.RoomI
 	if err != nil {
 		return nil, err
 	}
-	out, err := n.JoinAnswer(ctx, room, event, omitMembers)
+	out, err := n.JoinAnswer(ctx, room, event, omitMembers && l.partial)
 	if err != nil {
 		return nil, err
 	}

@@ -145,6 +145,9 @@ func (s *Server) StateContent(tx *storage.Tx, room *storage.Room, root int64, ev
 //
 // spec: client-server-api/index.md#get_matrixclientv3roomsroomidstate
 func (s *Server) State(ctx context.Context, room id.RoomID, r Reader) ([]json.RawMessage, error) {
+	if err := s.awaitMembers(ctx, room); err != nil {
+		return nil, err
+	}
 	return storage.Get(ctx, s.db, func(tx *storage.Tx) ([]json.RawMessage, error) {
 		v, root, err := s.stateView(tx, r.User, room)
 		if err != nil {
@@ -162,6 +165,11 @@ func (s *Server) State(ctx context.Context, room id.RoomID, r Reader) ([]json.Ra
 //
 // spec: client-server-api/index.md#get_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Server) StateEvent(ctx context.Context, room id.RoomID, eventType, stateKey string, whole bool, r Reader) (json.RawMessage, error) {
+	if eventType == spec.MRoomMember && id.UserID(stateKey) != r.User {
+		if err := s.awaitMembers(ctx, room); err != nil {
+			return nil, err
+		}
+	}
 	return storage.Get(ctx, s.db, func(tx *storage.Tx) (json.RawMessage, error) {
 		v, root, err := s.stateView(tx, r.User, room)
 		if err != nil {
@@ -199,6 +207,9 @@ type MembersRequest struct {
 //
 // spec: client-server-api/index.md#get_matrixclientv3roomsroomidmembers
 func (s *Server) Members(ctx context.Context, m MembersRequest) ([]json.RawMessage, error) {
+	if err := s.awaitMembers(ctx, m.Room); err != nil {
+		return nil, err
+	}
 	return storage.Get(ctx, s.db, func(tx *storage.Tx) ([]json.RawMessage, error) {
 		v, root, err := s.stateView(tx, m.Reader.User, m.Room)
 		if err != nil {
@@ -244,14 +255,17 @@ func (s *Server) rootAt(tx *storage.Tx, v *View, at storage.Ord, newest int64) (
 
 // JoinedMember is what joined_members shows of a member.
 type JoinedMember struct {
-	DisplayName *string `json:"display_name,omitempty"`
-	AvatarURL   *string `json:"avatar_url,omitempty"`
+	DisplayName *string `json:"display_name"`
+	AvatarURL   *string `json:"avatar_url"`
 }
 
 // JoinedMembers are the members of a room that the user is joined to.
 //
 // spec: client-server-api/index.md#get_matrixclientv3roomsroomidjoined_members
 func (s *Server) JoinedMembers(ctx context.Context, user id.UserID, room id.RoomID) (map[id.UserID]JoinedMember, error) {
+	if err := s.awaitMembers(ctx, room); err != nil {
+		return nil, err
+	}
 	return storage.Get(ctx, s.db, func(tx *storage.Tx) (map[id.UserID]JoinedMember, error) {
 		v, err := s.view(tx, user, room)
 		if err != nil {

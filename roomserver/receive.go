@@ -150,10 +150,14 @@ func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID)
 		return false, err
 	}
 	root, err := s.stateBefore(w, e, before)
+	if err == nil && ok && w.room.Partial != 0 {
+		root, err = s.withCited(w, e, root)
+	}
 	if err != nil {
 		return false, err
 	}
 	e.Status = storage.Rejected
+	doubtful := ok && w.room.Partial != 0
 	if ok {
 		if ok, err = s.passes(w, e, root, auth); err != nil {
 			return false, err
@@ -161,7 +165,7 @@ func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID)
 	}
 	if ok {
 		e.Status = storage.Accepted
-		if w.room.Root != 0 && w.room.Root != root {
+		if w.room.Root != 0 && w.room.Root != root && w.room.Partial == 0 {
 			if ok, err = s.passes(w, e, w.room.Root, auth); err != nil {
 				return false, err
 			}
@@ -170,7 +174,13 @@ func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID)
 			}
 		}
 	}
-	return e.Status == storage.Rejected, s.admit(w, e, root)
+	if err := s.admit(w, e, root); err != nil {
+		return false, err
+	}
+	if !ok && doubtful {
+		err = w.tx.InsertDoubtfulEvent(w.room.NID, e.NID)
+	}
+	return e.Status == storage.Rejected, err
 }
 
 // authTuple is a place in the state that an event's rules ask for.

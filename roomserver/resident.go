@@ -20,6 +20,7 @@ import (
 
 var (
 	errNotResident = matrixerr.New(matrixerr.NotFound, "This server is not in the room.")
+	errPartial     = matrixerr.New(matrixerr.NotFound, "This server does not know yet who is in the room.")
 	errACL         = matrixerr.New(matrixerr.Forbidden, "The room's access control list denies your server.")
 )
 
@@ -58,6 +59,9 @@ func (s *Server) MakeMember(ctx context.Context, origin id.ServerName, room id.R
 	}
 	return storage.Get(ctx, s.db, func(tx *storage.Tx) (*serverapi.Template, error) {
 		r, err := s.resident(tx, origin, room)
+		if err == nil && r.Partial != 0 {
+			err = errPartial
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -158,6 +162,9 @@ func (s *Server) template(w *work, user id.UserID, content map[string]any) (*ser
 // spec: server-server-api.md#put_matrixfederationv2send_joinroomideventid
 func (s *Server) TakeMember(ctx context.Context, origin id.ServerName, room id.RoomID, event id.EventID, membership string, raw json.RawMessage) (json.RawMessage, error) {
 	r, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.Room, error) { return s.resident(tx, origin, room) })
+	if err == nil && r.Partial != 0 {
+		err = errPartial
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -59,6 +59,7 @@ type Server struct {
 	remoteRooms    *remoteHierarchies
 	entering       *roomLocks // of rooms that our users are about to be let into
 	filling        *roomLocks // of rooms whose history is asked for
+	partial        *partialRooms
 }
 
 // New makes a room server that is ready to use.
@@ -100,6 +101,7 @@ func New(o Options) (*Server, error) {
 		clock: o.Clock, log: o.Log,
 		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
 		acls: acls, remote: o.Remote, identity: o.Identity, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(), filling: newRoomLocks(),
+		partial: newPartialRooms(),
 	}, nil
 }
 

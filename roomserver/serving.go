@@ -212,6 +212,9 @@ func (s *Server) serveState(ctx context.Context, origin id.ServerName, room id.R
 	give func(tx *storage.Tx, events, chain []storage.EventNID) error) error {
 	return s.db.Read(ctx, func(tx *storage.Tx) error {
 		v, err := s.serve(tx, origin, room)
+		if err == nil && v.room.Partial != 0 {
+			err = errNotThere // as far as we know
+		}
 		if err != nil {
 			return err
 		}

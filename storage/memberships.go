@@ -22,13 +22,20 @@ type Membership struct {
 	Forgotten bool
 	// Stripped is what an invite or a knock was shown of the room: a JSON list.
 	Stripped []byte
+	// Partial says that we have not heard yet who is in the room; Complete is the position from
+	// which on we have again, 0 where there was no doubt.
+	Partial  bool
+	Complete id.Pos
 }
 
-const membershipColumns = `m.user_id, m.room_nid, r.room_id, m.membership, m.event_nid, m.pos, m.local, m.forgotten, m.stripped`
+const membershipColumns = `m.user_id, m.room_nid, r.room_id, m.membership, m.event_nid, m.pos, m.local, m.forgotten, m.stripped,
+	r.partial_join, r.complete_since`
 
 func scanMembership(row sqldb.Scanner) (m Membership, err error) {
 	var stripped sql.NullString
-	err = row.Scan(&m.User, &m.Room, &m.RoomID, &m.Membership, &m.Event, &m.Pos, &m.Local, &m.Forgotten, &stripped)
+	var partial EventNID
+	err = row.Scan(&m.User, &m.Room, &m.RoomID, &m.Membership, &m.Event, &m.Pos, &m.Local, &m.Forgotten, &stripped, &partial, &m.Complete)
+	m.Partial = partial != 0
 	if stripped.Valid {
 		m.Stripped = []byte(stripped.String)
 	}

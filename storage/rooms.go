@@ -34,6 +34,9 @@ type Room struct {
 	Servers int64
 	// Kind is what the room is; nil where that was not looked up yet.
 	Kind *RoomKind
+	// Partial is the join by which we came into a room of which we have not heard yet who is in it;
+	// 0 where we have.
+	Partial EventNID
 }
 
 // RoomKind is what a room is, as lists of rooms are filtered by it.
@@ -71,13 +74,14 @@ type Extremity struct {
 	ID  id.EventID
 }
 
-const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published, servers, room_type, encrypted, open`
+const roomColumns = `nid, room_id, version, root, extremities, depth, joined, invited, published, servers, room_type, encrypted, open,
+	partial_join`
 
 func scanRoom(row sqldb.Scanner) (r Room, err error) {
 	var extremities string
 	var kind roomKind
 	if err = row.Scan(&r.NID, &r.ID, &r.Version, &r.Root, &extremities, &r.Depth, &r.Joined, &r.Invited, &r.Published, &r.Servers,
-		&kind.typ, &kind.encrypted, &kind.open); err != nil {
+		&kind.typ, &kind.encrypted, &kind.open, &r.Partial); err != nil {
 		return r, err
 	}
 	r.Kind = kind.kind()
@@ -108,12 +112,12 @@ func (tx *Tx) InsertRoom(room id.RoomID, version id.RoomVersion) (Room, error) {
 	return r, err
 }
 
-// UpdateRoomHead writes the room's current state, extremities, depth, counts and kind.
+// UpdateRoomHead writes the room's current state, extremities, depth, counts and kind, and whether it is partial.
 func (tx *Tx) UpdateRoomHead(r *Room) error {
 	kind := r.Kind.row()
 	_, err := tx.Exec(`UPDATE rooms SET root = $2, extremities = $3, depth = $4, joined = $5, invited = $6, servers = $7, room_type = $8,
-		encrypted = $9, open = $10 WHERE nid = $1`,
-		r.NID, r.Root, formatExtremities(r.Extremities), r.Depth, r.Joined, r.Invited, r.Servers, kind.typ, kind.encrypted, kind.open)
+		encrypted = $9, open = $10, partial_join = $11 WHERE nid = $1`,
+		r.NID, r.Root, formatExtremities(r.Extremities), r.Depth, r.Joined, r.Invited, r.Servers, kind.typ, kind.encrypted, kind.open, r.Partial)
 	return err
 }
 

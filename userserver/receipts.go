@@ -63,7 +63,8 @@ func (s *Server) SetMarkers(ctx context.Context, user id.UserID, room id.RoomID,
 	return err
 }
 
-// joinedRoom is the room's number, if the user is joined to it.
+// joinedRoom is the room's number, if the user is joined to it; or may be, as one of another
+// server in a room of which we have not heard yet who is in it.
 func joinedRoom(tx *storage.Tx, user id.UserID, room id.RoomID) (storage.RoomNID, error) {
 	refused := matrixerr.New(matrixerr.Forbidden, "you are not in room %s", room)
 	r, err := tx.GetRoom(room)
@@ -74,6 +75,13 @@ func joinedRoom(tx *storage.Tx, user id.UserID, room id.RoomID) (storage.RoomNID
 		return 0, err
 	}
 	m, err := tx.GetMembership(user, r.NID)
+	if errors.Is(err, storage.ErrNotFound) && r.Partial != 0 {
+		there, err := tx.HasMemberOf(r.NID, user.Server())
+		if err == nil && !there {
+			err = refused
+		}
+		return r.NID, err
+	}
 	if errors.Is(err, storage.ErrNotFound) || err == nil && m.Membership != "join" {
 		return 0, refused
 	}

@@ -526,6 +526,13 @@ func (b *builder) onlyAccountData(room id.RoomID) (bool, error) {
 // joined writes a room that the user is in.
 func (b *builder) joined(m *storage.Membership) (bool, error) {
 	c := roomChange{m: m, since: b.from(), to: storage.Ord(b.head.Pos)}
+	if !b.req.filter.Room.State.LazyLoadMembers {
+		// Who wants all members is shown the room when they are known.
+		if m.Partial {
+			return false, nil
+		}
+		c.whole, c.gap = m.Complete > c.since, m.Complete > c.since && !b.req.initial
+	}
 	if b.req.initial {
 		c.whole = true
 		return b.room(&c)

@@ -148,14 +148,14 @@ func (q *quickAnswer) write(ctx context.Context, rooms []quickRoom) (some, ok bo
 // room writes what is new in a room.
 func (q *quickAnswer) room(ctx context.Context, r *quickRoom) (told, ok bool, err error) {
 	var t *tail
-	if r.events || r.receipts {
+	if r.events || r.receipts || r.typing {
 		var covers bool
 		t, covers, err = q.tails.get(ctx, r.id, q.req.since.Pos, q.news.Head.Pos)
 		if err != nil {
 			return false, false, err
 		}
 		defer t.mu.Unlock()
-		if !covers {
+		if !covers || t.partial {
 			return false, false, nil
 		}
 	}

@@ -39,6 +39,8 @@ type tail struct {
 	mu   sync.Mutex
 	read bool
 	nid  storage.RoomNID
+	// partial says that it is not known yet who is in the room.
+	partial bool
 	// from and to bound it: it has all events, and all receipts but private ones, with
 	// from < position <= to.
 	from, to id.Pos
@@ -110,11 +112,15 @@ func (ts *tails) extend(ctx context.Context, t *tail, room id.RoomID) error {
 		if err != nil {
 			return err
 		}
+		r, err := tx.GetRoom(room)
+		if err != nil {
+			return err
+		}
+		if t.partial && r.Partial == 0 {
+			t.read, t.members = false, nil // what was told of it has been judged again
+		}
+		t.partial = r.Partial != 0
 		if !t.read {
-			r, err := tx.GetRoom(room)
-			if err != nil {
-				return err
-			}
 			t.nid, t.to = r.NID, 0
 		}
 		return ts.read(tx, t, pos)

@@ -83,6 +83,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 	var background sync.WaitGroup
 	defer background.Wait()
 	background.Go(func() { h.rooms.KeepSearch(ctx) })
+	background.Go(func() { h.rooms.CompleteJoins(ctx) })
 	for range parts {
 		err = errors.Join(err, <-ended)
 		cancel() // one that cannot listen ends the others
