@@ -4,7 +4,10 @@ GO ?= go
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 10s
 
-.PHONY: all build check test interop fuzz bench smoke docs
+# How long people live with crashing nodes in `make soak`.
+SOAK ?= 10m
+
+.PHONY: all build check test interop soak fuzz bench smoke docs
 
 all: check build
 
@@ -28,6 +31,10 @@ test:
 interop: build
 	PARLEY_TEST_SYNAPSE=$$(test/synapse.sh) PARLEY_TEST_REQUIRE=synapse PARLEY_TEST_BINARY=$(CURDIR)/bin/parley \
 		$(GO) test -tags goolm -count=1 -timeout 20m -v -run '^TestSynapse$$' ./test/federation
+
+# Encrypted rooms on three nodes that crash: every message must be readable for whom it is.
+soak: build
+	PARLEY_SOAK=$(SOAK) PARLEY_TEST_BINARY=$(CURDIR)/bin/parley $(GO) test -tags goolm -count=1 -timeout 2h -v -run '^TestSoak$$' ./test/soak
 
 # Each fuzz target for a while. One for longer:
 # go test ./config -run '^$' -fuzz FuzzLoad -fuzztime 1h

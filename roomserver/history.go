@@ -143,12 +143,12 @@ func (s *Server) backfill(ctx context.Context, room *storage.Room, gaps []storag
 		from[i] = g.Event
 	}
 	for _, server := range servers {
-		if s.intake.gaps.Contains(gap{server, room.ID}) {
+		if s.intake.resting(gap{server, room.ID}) {
 			continue
 		}
 		answer, err := s.remote.Backfill(ctx, server, room.ID, from, historyPage)
 		if err != nil {
-			s.intake.gaps.Add(gap{server, room.ID}, struct{}{})
+			s.intake.rest(gap{server, room.ID}, gapRest)
 			s.log.InfoContext(ctx, "a server did not give history", "room", room.ID, "server", server, "error", err)
 			continue
 		}
@@ -159,7 +159,7 @@ func (s *Server) backfill(ctx context.Context, room *storage.Room, gaps []storag
 		if filled, err = s.placeHistory(ctx, server, room, gaps, found); err != nil || filled {
 			return filled, err
 		}
-		s.intake.gaps.Add(gap{server, room.ID}, struct{}{})
+		s.intake.rest(gap{server, room.ID}, gapRest)
 	}
 	return false, nil
 }

@@ -37,9 +37,11 @@ const (
 	// verificationsAtOnce bounds the events whose signatures are checked at the same time; most
 	// of that is waiting for keys.
 	verificationsAtOnce = 64
-	// gapsRemembered and gapRest bound how often a server is asked for what it does not have.
+	// gapsRemembered, gapRest and downRest bound how often a server is asked for what it does not
+	// have, or can't be asked for.
 	gapsRemembered = 1000
 	gapRest        = 20 * time.Second
+	downRest       = time.Second
 )
 
 // gap is a server that could not tell what it says happened in a room.
@@ -50,11 +52,20 @@ type gap struct {
 
 // intake is what is remembered of taking in events.
 type intake struct {
-	gaps *expirable.LRU[gap, struct{}]
+	gaps *expirable.LRU[gap, time.Time]
 }
 
 func newIntake() intake {
-	return intake{expirable.NewLRU[gap, struct{}](gapsRemembered, nil, gapRest)}
+	return intake{expirable.NewLRU[gap, time.Time](gapsRemembered, nil, gapRest)}
+}
+
+// rest notes that a server is not to be asked about a room for some time, no longer than gapRest.
+func (i *intake) rest(g gap, d time.Duration) { i.gaps.Add(g, time.Now().Add(d)) }
+
+// resting says whether a server is not to be asked about a room.
+func (i *intake) resting(g gap) bool {
+	until, ok := i.gaps.Get(g)
+	return ok && time.Now().Before(until)
 }
 
 // Take takes in events that another server sent, of any rooms, in the order of each room, and

@@ -52,13 +52,13 @@ func (s *Server) receiveWithPast(ctx context.Context, origin id.ServerName, room
 		return own(result)
 	}
 	from := gap{origin, room.ID}
-	if s.intake.gaps.Contains(from) {
+	if s.intake.resting(from) {
 		return missing, nil
 	}
 	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, pastTime)
 	defer cancel()
-	past, err := s.past(ctx, origin, room, pdu)
+	past, asked, err := s.past(ctx, origin, room, pdu)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,11 @@ func (s *Server) receiveWithPast(ctx context.Context, origin id.ServerName, room
 		result, err = missing, nil
 	}
 	if errors.As(result, &missing) {
-		s.intake.gaps.Add(from, struct{}{})
+		rest := gapRest
+		if !asked {
+			rest = downRest
+		}
+		s.intake.rest(from, rest)
 	}
 	return result, err
 }
@@ -93,8 +97,8 @@ func own(err error) (result, ours error) {
 }
 
 // past are events between those that we have and one that follows them, as far as the other
-// server tells: each behind those that it follows.
-func (s *Server) past(ctx context.Context, origin id.ServerName, room *storage.Room, pdu gomatrixserverlib.PDU) ([]gomatrixserverlib.PDU, error) {
+// server tells: each behind those that it follows. asked says that it could be asked.
+func (s *Server) past(ctx context.Context, origin id.ServerName, room *storage.Room, pdu gomatrixserverlib.PDU) (past []gomatrixserverlib.PDU, asked bool, err error) {
 	found := make(map[id.EventID]gomatrixserverlib.PDU)
 	refused := make(map[id.EventID]bool)
 	var earliest []id.EventID
@@ -103,8 +107,9 @@ func (s *Server) past(ctx context.Context, origin id.ServerName, room *storage.R
 	}
 	open, err := s.withoutPast(ctx, found, refused, []gomatrixserverlib.PDU{pdu})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	asked = true
 	for range maxPastPages {
 		if len(open) == 0 || len(found) >= maxPast {
 			break
@@ -121,6 +126,8 @@ func (s *Server) past(ctx context.Context, origin id.ServerName, room *storage.R
 		})
 		if err != nil {
 			s.log.InfoContext(ctx, "missing events could not be had", "room", room.ID, "server", origin, "error", err)
+			var refusal *matrixerr.Error
+			asked = errors.As(err, &refusal) || ctx.Err() != nil
 			break
 		}
 		fresh := s.parseAll(ctx, room, answer[:min(len(answer), maxPast)], func(event id.EventID) bool {
@@ -133,10 +140,10 @@ func (s *Server) past(ctx context.Context, origin id.ServerName, room *storage.R
 			found[id.EventID(p.EventID())] = p
 		}
 		if open, err = s.withoutPast(ctx, found, refused, append(fresh, open...)); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	return sorted(found, gomatrixserverlib.PDU.PrevEventIDs), nil
+	return sorted(found, gomatrixserverlib.PDU.PrevEventIDs), asked, nil
 }
 
 // withoutPast are those of the events that follow events which are neither found nor ours.

@@ -217,6 +217,8 @@ func (s *Server) keep(ctx context.Context, lists []remoteList, before mark) erro
 			if row.Pos > before.pos || moved && !row.Stale {
 				continue // what is there was asked for later, or has all changes since
 			}
+			// Who asked while the list could not be had got no answer, or an old one.
+			anew := row.Stale && row.StreamID > 0
 			row.Stale = moved
 			row.StreamID, row.Pos = l.streamID, before.pos
 			if row.Stale {
@@ -235,6 +237,12 @@ func (s *Server) keep(ctx context.Context, lists []remoteList, before mark) erro
 			}
 			if err := putRemoteKeys(tx, l.user, l.keys); err != nil {
 				return err
+			}
+			if anew && !row.Stale {
+				tx.OnPos(1, func(pos id.Pos) error {
+					tx.Notify(stream.Notice{Pos: pos, Kind: stream.DeviceList, User: l.user})
+					return tx.UpdateDeviceList(l.user, pos)
+				})
 			}
 		}
 		return nil

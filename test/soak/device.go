@@ -73,6 +73,10 @@ func newDevice(ctx context.Context, w *world, p *person) (*device, error) {
 	if err := d.machine.ShareKeys(ctx, 0); err != nil {
 		return nil, fmt.Errorf("upload keys: %w", err)
 	}
+	// From now on it is told of its owner's other devices.
+	if _, err := d.machine.FetchKeys(ctx, []id.UserID{d.user}, true); err != nil {
+		return nil, fmt.Errorf("look up the owner's devices: %w", err)
+	}
 	return d, nil
 }
 
@@ -144,6 +148,28 @@ func (d *device) room(ctx context.Context, room id.RoomID, state []*event.Event,
 	for _, evt := range slices.Concat(state, timeline.Events) {
 		d.event(ctx, room, evt)
 	}
+	return nil
+}
+
+// lookBack reads all of the rooms that the person is in.
+func (d *device) lookBack(ctx context.Context) error {
+	for _, room := range d.person.joined() {
+		for from := ""; ; {
+			page, err := d.client.Messages(ctx, room, from, "", mautrix.DirectionBackward, nil, 500)
+			if err != nil {
+				return err
+			}
+			for _, evt := range page.Chunk {
+				if evt.StateKey == nil {
+					d.event(ctx, room, evt)
+				}
+			}
+			if from = page.End; from == "" {
+				break
+			}
+		}
+	}
+	d.retry(ctx)
 	return nil
 }
 
