@@ -43,6 +43,8 @@ func (a *API) mediaRoutes() httpapi.Table {
 		row(http.MethodPut, mediaV3+"/upload/{serverName}/{mediaId}", nil, httpapi.User, httpapi.Stream(a.uploadTo)),
 		row(http.MethodPost, mediaV1+"/create", nil, httpapi.User, httpapi.Handle(a.createMedia)),
 		row(http.MethodGet, authedMedia+"/config", nil, httpapi.UserOrGuest, httpapi.Handle(a.mediaConfig)),
+		row(http.MethodGet, authedMedia+"/preview_url", []string{mediaV3 + "/preview_url", mediaR0 + "/preview_url", mediaV1 + "/preview_url"},
+			httpapi.User, httpapi.Handle(a.previewURL)),
 		row(http.MethodGet, authedMedia+file, nil, httpapi.UserOrGuest, httpapi.Stream(a.download)),
 		row(http.MethodGet, authedMedia+named, nil, httpapi.UserOrGuest, httpapi.Stream(a.downloadAs)),
 		row(http.MethodGet, authedMedia+thumbnail, nil, httpapi.UserOrGuest, httpapi.Stream(a.thumbnail)),
@@ -59,6 +61,15 @@ type mediaConfigResponse struct {
 
 func (a *API) mediaConfig(context.Context, *httpapi.Request, *empty) (*mediaConfigResponse, error) {
 	return &mediaConfigResponse{a.media.MaxUpload()}, nil
+}
+
+type previewRequest struct {
+	URL string `query:"url,required"`
+}
+
+func (a *API) previewURL(ctx context.Context, _ *httpapi.Request, in *previewRequest) (httpapi.RawJSON, error) {
+	preview, err := a.media.Preview(ctx, in.URL)
+	return httpapi.RawJSON(preview), err
 }
 
 func mxc(server id.ServerName, mediaID string) string {
@@ -108,8 +119,14 @@ func (a *API) createMedia(ctx context.Context, r *httpapi.Request, _ *empty) (*u
 	return &uploadResponse{URI: mxc(a.serverName, mediaID), Expires: expires.UnixMilli()}, err
 }
 
-// slowUpload is for how long an upload may bring nothing.
-const slowUpload = 30 * time.Second
+const (
+	// slowUpload is for how long an upload may bring nothing.
+	slowUpload = 30 * time.Second
+	// slowestUpload is how many bytes a second it must bring, on the whole.
+	slowestUpload = 1 << 10
+	// startUpload is the time that each has, however slow it is.
+	startUpload = 2 * time.Minute
+)
 
 // uploaded is the body of a request as an upload.
 func (a *API) uploaded(r *httpapi.Request, name string, w http.ResponseWriter) (media.Upload, error) {
@@ -120,7 +137,7 @@ func (a *API) uploaded(r *httpapi.Request, name string, w http.ResponseWriter) (
 	if kind == "" {
 		kind = "application/octet-stream"
 	}
-	body := &patientReader{body: r.HTTP.Body, control: http.NewResponseController(w)}
+	body := &patientReader{body: r.HTTP.Body, control: http.NewResponseController(w), until: time.Now().Add(startUpload)}
 	return media.Upload{User: r.Caller.User, Type: kind, Name: name, Body: body}, nil
 }
 
@@ -128,15 +145,22 @@ func (a *API) uploaded(r *httpapi.Request, name string, w http.ResponseWriter) (
 type patientReader struct {
 	body    io.Reader
 	control *http.ResponseController
+	// until is when the whole must be here; each byte moves it.
+	until time.Time
 }
 
 func (p *patientReader) Read(b []byte) (int, error) {
-	if err := p.control.SetReadDeadline(time.Now().Add(slowUpload)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	deadline := time.Now().Add(slowUpload)
+	if p.until.Before(deadline) {
+		deadline = p.until
+	}
+	if err := p.control.SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return 0, err
 	}
 	n, err := p.body.Read(b)
+	p.until = p.until.Add(time.Duration(n) * (time.Second / slowestUpload))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = matrixerr.New(matrixerr.Unknown, "The upload brought nothing for %d seconds.", slowUpload/time.Second).WithStatus(http.StatusRequestTimeout)
+		err = matrixerr.New(matrixerr.Unknown, "The upload is too slow.").WithStatus(http.StatusRequestTimeout)
 	}
 	if errors.Is(err, io.EOF) {
 		// What comes after it on the connection has its own time.

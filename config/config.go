@@ -327,6 +327,20 @@ type Media struct {
 	// Files from before this time are served to whoever knows their address, without a login,
 	// as old clients ask for them; such as 2024-09-01T00:00:00Z. Unset, none are.
 	UnauthenticatedBefore time.Time `yaml:"unauthenticated_before"`
+	// Previews of the pages that messages name.
+	Previews Previews `yaml:"previews"`
+}
+
+// Previews is what a node tells its users of pages. To do so it asks the servers of the pages,
+// which are whatever somebody wrote in a message; never those in outgoing.deny_networks.
+type Previews struct {
+	// Whether there are previews.
+	Enabled bool `yaml:"enabled"`
+	// Hosts that are never asked, in which * stands for any characters and ? for one.
+	DenyHosts []string `yaml:"deny_hosts"`
+	// The languages in which pages are asked for, as an Accept-Language header has them; empty
+	// to leave it to the pages.
+	Language string `yaml:"language"`
 }
 
 // TURN is the relay for voice and video calls.

@@ -52,7 +52,7 @@ func (s *Server) Get(ctx context.Context, w Want) (*File, error) {
 		return nil, err
 	}
 	f, err := s.open(ctx, m.Hash)
-	if errors.Is(err, blob.ErrNotFound) && m.User == "" && !w.LocalOnly {
+	if errors.Is(err, blob.ErrNotFound) && m.Origin != s.o.Name && !w.LocalOnly {
 		if m, err = s.fetch(ctx, w); err != nil { // the copy is gone
 			return nil, err
 		}
@@ -126,8 +126,10 @@ func (s *Server) touch(ctx context.Context, m *storage.Media) error {
 func (s *Server) await(ctx context.Context, w Want) (storage.Media, error) {
 	late := time.NewTimer(min(w.Timeout, maxWait))
 	defer late.Stop()
+	waits := s.wait(w.ID)
+	defer s.leave(w.ID, waits)
+	came := waits.came
 	for {
-		came := s.wait(w.ID)
 		m, err := s.row(ctx, w)
 		if missing, err := notFound(err); err != nil {
 			return m, err
@@ -135,11 +137,11 @@ func (s *Server) await(ctx context.Context, w Want) (storage.Media, error) {
 			return m, errNotFound
 		}
 		if m.Hash != "" {
-			s.announce(w.ID) // to those who wait here for what another process got
 			return m, nil
 		}
 		select {
 		case <-came:
+			came = nil // to be looked at once, and then from time to time
 		case <-time.After(waitStep):
 		case <-late.C:
 			return m, matrixerr.New(matrixerr.NotYetUploaded, "The file has not been uploaded yet.")
@@ -154,43 +156,45 @@ func (s *Server) fetch(ctx context.Context, w Want) (storage.Media, error) {
 	if s.o.Remote == nil {
 		return storage.Media{}, errNotFound
 	}
-	result := s.fetches.DoChan(string(w.Origin)+"/"+w.ID, func() (any, error) {
-		// It goes on for the others when one of those who wait goes away.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTime)
+	return s.fetches.Do(ctx, fileName{w.Origin, w.ID}, func(ctx context.Context) (storage.Media, error) {
+		ctx, cancel := context.WithTimeout(ctx, fetchTime)
 		defer cancel()
 		return s.copy(ctx, w)
 	})
-	select {
-	case r := <-result:
-		if r.Err != nil {
-			return storage.Media{}, r.Err
-		}
-		return r.Val.(storage.Media), nil
-	case <-ctx.Done():
-		return storage.Media{}, ctx.Err()
-	}
+}
+
+// fileName names a file that is being fetched.
+type fileName struct {
+	origin id.ServerName
+	id     string
 }
 
 func (s *Server) copy(ctx context.Context, w Want) (storage.Media, error) {
 	f, err := s.o.Remote.Media(ctx, w.Origin, w.ID, min(w.Timeout, maxWait))
 	if err != nil {
+		s.o.Log.DebugContext(ctx, "a file of another server can't be had", "origin", w.Origin, "media", w.ID, "error", err)
 		return storage.Media{}, remoteError(err)
 	}
 	defer f.Body.Close()
-	info, err := s.store(ctx, f.Body, s.o.MaxRemote)
-	if err != nil {
-		return storage.Media{}, remoteError(err)
-	}
 	now := s.millis()
-	m := storage.Media{
-		Origin: w.Origin, ID: w.ID, Hash: info.Hash.String(), Size: info.Size,
-		Type: cleanType(f.Type), Name: cleanName(f.Name), Created: now, Used: now,
+	m := storage.Media{Origin: w.Origin, ID: w.ID, Type: cleanType(f.Type), Name: cleanName(f.Name), Created: now, Used: now}
+	err = s.store(ctx, f.Body, s.o.MaxRemote, func(info blob.Info) error {
+		m.Hash, m.Size = info.Hash.String(), info.Size
+		return s.insertCopy(ctx, &m)
+	})
+	if matrixerr.CodeOf(err) != "" {
+		err = remoteError(err)
 	}
-	err = s.o.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+	return m, err
+}
+
+// insertCopy makes a copy known, in place of one whose content is gone.
+func (s *Server) insertCopy(ctx context.Context, m *storage.Media) error {
+	return s.o.DB.Write(ctx, func(tx *storage.Tx) (err error) {
 		if m.Quarantined, err = tx.IsQuarantined(m.Hash); err != nil {
 			return err
 		}
-		inserted, err := tx.InsertMedia(&m)
+		inserted, err := tx.InsertMedia(m)
 		if err != nil || inserted {
 			return err
 		}
@@ -199,25 +203,23 @@ func (s *Server) copy(ctx context.Context, w Want) (storage.Media, error) {
 		if err != nil {
 			return err
 		}
-		return tx.UpdateMediaContent(&m)
+		return tx.UpdateMediaContent(m)
 	})
-	return m, err
 }
 
 // remoteError is what a client is told of what went wrong with another server's file.
 func remoteError(err error) error {
-	switch matrixerr.CodeOf(err) {
-	case matrixerr.TooLarge:
-		return matrixerr.New(matrixerr.TooLarge, "The file is larger than this server fetches.").WithStatus(502)
-	case matrixerr.NotYetUploaded:
-		return matrixerr.New(matrixerr.NotYetUploaded, "The file has not been uploaded yet.")
-	case "":
-		var ours interface{ Timeout() bool }
-		if errors.Is(err, context.Canceled) || errors.As(err, &ours) && ours.Timeout() {
-			return matrixerr.New(matrixerr.Unknown, "The file's server did not send it in time.").WithStatus(504)
-		}
-		return err
-	default:
+	var timed interface{ Timeout() bool }
+	switch code := matrixerr.CodeOf(err); {
+	case code == matrixerr.NotFound:
 		return errNotFound
+	case code == matrixerr.TooLarge:
+		return matrixerr.New(matrixerr.TooLarge, "The file is larger than this server fetches.").WithStatus(502)
+	case code == matrixerr.NotYetUploaded:
+		return matrixerr.New(matrixerr.NotYetUploaded, "The file has not been uploaded yet.")
+	case errors.As(err, &timed) && timed.Timeout():
+		return matrixerr.New(matrixerr.Unknown, "The file's server did not send it in time.").WithStatus(504)
+	default:
+		return matrixerr.New(matrixerr.Unknown, "The file can't be had from its server.").WithStatus(502)
 	}
 }

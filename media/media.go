@@ -16,12 +16,12 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
+	"parley/internal/flight"
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/serverapi"
 	"parley/media/blob"
+	"parley/media/preview"
 	"parley/storage"
 )
 
@@ -39,6 +39,9 @@ type Options struct {
 	Store blob.Store
 	// Remote is nil where this node talks to no other.
 	Remote Remote
+	// Previews reads the pages of which there are to be previews, nil where there are none. It
+	// is closed with the server.
+	Previews *preview.Client
 	// MaxUpload and MaxRemote are the largest files that our users may upload and that are
 	// fetched from other servers, in bytes.
 	MaxUpload, MaxRemote int64
@@ -59,16 +62,24 @@ type Options struct {
 
 // Server is the media repository. Close ends what it does by itself.
 type Server struct {
-	o       Options
-	now     func() time.Time
-	fetches singleflight.Group
-	makes   singleflight.Group
+	o   Options
+	now func() time.Time
+	// fetches, makes and previews are what is being done for whoever waits for it.
+	fetches  *flight.Group[fileName, storage.Media]
+	makes    *flight.Group[thumbnailName, storage.Thumbnail]
+	previews *flight.Group[string, string]
+	// previewing has as many places as previews may be made at once.
+	previewing chan struct{}
 	// workers has as many places as thumbnails may be made at once.
 	workers chan struct{}
 
+	// sweeping is held by whoever stores a blob, shared, until there is a row that names it, and
+	// alone by whoever looks whether there is one and deletes the blob.
+	sweeping sync.RWMutex
+
 	mu sync.Mutex
-	// uploaded has a channel for each file that somebody waits for; it is closed when it comes.
-	uploaded map[string]chan struct{}
+	// uploaded are the files that somebody waits for.
+	uploaded map[string]*waiting
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -91,7 +102,9 @@ func New(o Options) (*Server, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{
 		o: o, now: o.Now, workers: make(chan struct{}, max(1, runtime.GOMAXPROCS(0))),
-		uploaded: make(map[string]chan struct{}), stop: stop, done: make(chan struct{}),
+		fetches: flight.New[fileName, storage.Media](), makes: flight.New[thumbnailName, storage.Thumbnail](),
+		previews: flight.New[string, string](), previewing: make(chan struct{}, maxPreviews),
+		uploaded: make(map[string]*waiting), stop: stop, done: make(chan struct{}),
 	}
 	go s.tidy(ctx)
 	return s, nil
@@ -101,6 +114,12 @@ func New(o Options) (*Server, error) {
 func (s *Server) Close() {
 	s.stop()
 	<-s.done
+	s.fetches.Close()
+	s.makes.Close()
+	s.previews.Close()
+	if s.o.Previews != nil {
+		s.o.Previews.Close()
+	}
 }
 
 func (s *Server) millis() int64 { return s.now().UnixMilli() }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 
 	"parley/internal/matrixerr"
 	"parley/media/blob"
@@ -130,30 +129,34 @@ func (s *Server) made(ctx context.Context, hash string, z size, animated bool) (
 
 // makeOnce makes a thumbnail, once for all who ask at the same time.
 func (s *Server) makeOnce(ctx context.Context, hash string, info thumbnail.Info, r thumbnail.Request, z size) (*File, error) {
-	key := fmt.Sprint(hash, z, r.Animated)
-	result := s.makes.DoChan(key, func() (any, error) {
-		return s.make(context.WithoutCancel(ctx), hash, info, r, z)
+	row, err := s.makes.Do(ctx, thumbnailName{hash, z, r.Animated}, func(ctx context.Context) (storage.Thumbnail, error) {
+		return s.make(ctx, hash, info, r, z)
 	})
-	select {
-	case got := <-result:
-		if got.Err != nil {
-			return nil, got.Err
-		}
-		row := got.Val.(storage.Thumbnail)
-		f, err := s.open(ctx, row.Hash)
-		if err != nil {
-			return nil, err
-		}
-		f.Type = row.Type
-		return f, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err != nil {
+		return nil, err
 	}
+	f, err := s.open(ctx, row.Hash)
+	if err != nil {
+		return nil, err
+	}
+	f.Type = row.Type
+	return f, nil
+}
+
+// thumbnailName names a thumbnail that is being made.
+type thumbnailName struct {
+	hash     string
+	size     size
+	animated bool
 }
 
 func (s *Server) make(ctx context.Context, hash string, info thumbnail.Info, r thumbnail.Request, z size) (storage.Thumbnail, error) {
-	s.workers <- struct{}{} // whoever has a place gives it back: making has an end
-	defer func() { <-s.workers }()
+	select {
+	case s.workers <- struct{}{}:
+		defer func() { <-s.workers }()
+	case <-ctx.Done():
+		return storage.Thumbnail{}, ctx.Err()
+	}
 	f, err := s.open(ctx, hash)
 	if err != nil {
 		return storage.Thumbnail{}, err
@@ -169,13 +172,11 @@ func (s *Server) make(ctx context.Context, hash string, info thumbnail.Info, r t
 	case err != nil:
 		return storage.Thumbnail{}, err
 	}
-	stored, err := s.store(ctx, bytes.NewReader(t.Data), 0)
-	if err != nil {
-		return storage.Thumbnail{}, err
-	}
 	row := storage.Thumbnail{
-		Source: hash, Width: z.width, Height: z.height, Method: method(z.crop), Animated: r.Animated,
-		Hash: stored.Hash.String(), Size: stored.Size, Type: t.Type,
+		Source: hash, Width: z.width, Height: z.height, Method: method(z.crop), Animated: r.Animated, Type: t.Type,
 	}
-	return row, s.o.DB.Write(ctx, func(tx *storage.Tx) error { return tx.InsertThumbnail(&row) })
+	return row, s.store(ctx, bytes.NewReader(t.Data), 0, func(info blob.Info) error {
+		row.Hash, row.Size = info.Hash.String(), info.Size
+		return s.o.DB.Write(ctx, func(tx *storage.Tx) error { return tx.InsertThumbnail(&row) })
+	})
 }

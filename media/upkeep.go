@@ -62,6 +62,12 @@ func (s *Server) Tidy(ctx context.Context) error {
 			}
 		}
 	}
+	err := s.o.DB.Write(ctx, func(tx *storage.Tx) error {
+		return errors.Join(tx.DeleteExpiredPreviews(s.millis()), tx.DeleteOrphanThumbnails())
+	})
+	if err != nil {
+		return err
+	}
 	return s.sweep(ctx)
 }
 
@@ -99,10 +105,20 @@ func (s *Server) sweep(ctx context.Context) error {
 	})
 }
 
-// drop deletes a blob unless something has it.
+// drop deletes a blob unless something has it, or somebody stored it just now: that may have been in
+// another process, which has yet to say what for.
 func (s *Server) drop(ctx context.Context, h blob.Hash) error {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
 	used, err := storage.Get(ctx, s.o.DB, func(tx *storage.Tx) (bool, error) { return tx.IsContentUsed(h.String()) })
 	if err != nil || used {
+		return err
+	}
+	info, err := s.o.Store.Stat(ctx, h)
+	if errors.Is(err, blob.ErrNotFound) || err == nil && s.now().Sub(info.Stored) < young {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	return s.o.Store.Delete(ctx, h)
@@ -148,13 +164,6 @@ func (s *Server) remove(ctx context.Context, list []storage.Media) (n int, err e
 	}
 	for _, hash := range free {
 		h, err := blob.ParseHash(hash)
-		if err != nil {
-			return n, err
-		}
-		info, err := s.o.Store.Stat(ctx, h)
-		if errors.Is(err, blob.ErrNotFound) || err == nil && s.now().Sub(info.Stored) < young {
-			continue
-		}
 		if err != nil {
 			return n, err
 		}

@@ -35,19 +35,11 @@ type Upload struct {
 //
 // spec: client-server-api/modules/content_repo.md#post_matrixmediav3upload
 func (s *Server) Upload(ctx context.Context, u Upload) (mediaID string, err error) {
-	m, err := s.receive(ctx, &u)
-	if err != nil {
-		return "", err
-	}
-	m.ID = newID()
-	err = s.o.DB.Write(ctx, func(tx *storage.Tx) error {
-		if err := s.admit(tx, &m); err != nil {
-			return err
-		}
-		_, err := tx.InsertMedia(&m)
+	mediaID = newID()
+	return mediaID, s.receive(ctx, &u, mediaID, func(tx *storage.Tx, m *storage.Media) error {
+		_, err := tx.InsertMedia(m)
 		return err
 	})
-	return m.ID, err
 }
 
 // Create makes a media ID whose content is to be uploaded until expires.
@@ -99,19 +91,11 @@ func (s *Server) UploadTo(ctx context.Context, origin id.ServerName, mediaID str
 	if err := s.o.DB.Read(ctx, check); err != nil {
 		return err
 	}
-	m, err := s.receive(ctx, &u)
-	if err != nil {
-		return err
-	}
-	m.ID = mediaID
-	err = s.o.DB.Write(ctx, func(tx *storage.Tx) error {
+	err := s.receive(ctx, &u, mediaID, func(tx *storage.Tx, m *storage.Media) error {
 		if err := check(tx); err != nil {
 			return err
 		}
-		if err := s.admit(tx, &m); err != nil {
-			return err
-		}
-		return tx.UpdateMediaContent(&m)
+		return tx.UpdateMediaContent(m)
 	})
 	if err == nil {
 		s.announce(mediaID)
@@ -119,26 +103,30 @@ func (s *Server) UploadTo(ctx context.Context, origin id.ServerName, mediaID str
 	return err
 }
 
-// receive stores what is uploaded.
-func (s *Server) receive(ctx context.Context, u *Upload) (storage.Media, error) {
+// receive stores what is uploaded, and has write make it known.
+func (s *Server) receive(ctx context.Context, u *Upload, mediaID string, write func(*storage.Tx, *storage.Media) error) error {
 	if s.o.UserQuota > 0 {
 		used, err := storage.Get(ctx, s.o.DB, func(tx *storage.Tx) (int64, error) { return tx.SumMediaOfUser(u.User) })
 		if err != nil {
-			return storage.Media{}, err
+			return err
 		}
 		if used >= s.o.UserQuota {
-			return storage.Media{}, errQuota
+			return errQuota
 		}
 	}
-	info, err := s.store(ctx, u.Body, s.o.MaxUpload)
-	if err != nil {
-		return storage.Media{}, err
-	}
-	now := s.millis()
-	return storage.Media{
-		Origin: s.o.Name, User: u.User, Hash: info.Hash.String(), Size: info.Size,
-		Type: cleanType(u.Type), Name: cleanName(u.Name), Created: now, Used: now,
-	}, nil
+	return s.store(ctx, u.Body, s.o.MaxUpload, func(info blob.Info) error {
+		now := s.millis()
+		m := storage.Media{
+			Origin: s.o.Name, ID: mediaID, User: u.User, Hash: info.Hash.String(), Size: info.Size,
+			Type: cleanType(u.Type), Name: cleanName(u.Name), Created: now, Used: now,
+		}
+		return s.o.DB.Write(ctx, func(tx *storage.Tx) error {
+			if err := s.admit(tx, &m); err != nil {
+				return err
+			}
+			return write(tx, &m)
+		})
+	})
 }
 
 var errQuota = matrixerr.New(matrixerr.Forbidden, "You have uploaded as much as you may.")
@@ -159,11 +147,12 @@ func (s *Server) admit(tx *storage.Tx, m *storage.Media) error {
 	return err
 }
 
-// store makes a blob of up to limit bytes; 0 is no limit.
-func (s *Server) store(ctx context.Context, body io.Reader, limit int64) (blob.Info, error) {
+// store makes a blob of up to limit bytes, of which 0 is no limit, and has know write down what it
+// is for: until it has, the blob is not swept.
+func (s *Server) store(ctx context.Context, body io.Reader, limit int64, know func(blob.Info) error) error {
 	w, err := s.o.Store.Create(ctx)
 	if err != nil {
-		return blob.Info{}, err
+		return err
 	}
 	defer w.Abort()
 	if limit > 0 {
@@ -173,13 +162,19 @@ func (s *Server) store(ctx context.Context, body io.Reader, limit int64) (blob.I
 	n, err := io.Copy(w, from)
 	switch {
 	case from.err != nil:
-		return blob.Info{}, from.err
+		return from.err
 	case err != nil:
-		return blob.Info{}, err
+		return err
 	case limit > 0 && n > limit:
-		return blob.Info{}, matrixerr.New(matrixerr.TooLarge, "The file is larger than %d bytes.", limit)
+		return matrixerr.New(matrixerr.TooLarge, "The file is larger than %d bytes.", limit)
 	}
-	return w.Commit(ctx)
+	s.sweeping.RLock()
+	defer s.sweeping.RUnlock()
+	info, err := w.Commit(ctx)
+	if err != nil {
+		return err
+	}
+	return know(info)
 }
 
 // readError tells what went wrong with reading from what went wrong with writing.
@@ -228,23 +223,38 @@ func cleanName(name string) string {
 	return name
 }
 
-// wait gives a channel that is closed when a file of ours gets its content.
-func (s *Server) wait(mediaID string) <-chan struct{} {
+// waiting is a file that somebody waits for.
+type waiting struct {
+	came chan struct{} // closed when it comes
+	many int           // who wait
+}
+
+// wait gives what tells of a file of ours that it got its content. Whoever waits calls leave in the end.
+func (s *Server) wait(mediaID string) *waiting {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.uploaded[mediaID]
-	if c == nil {
-		c = make(chan struct{})
-		s.uploaded[mediaID] = c
+	w := s.uploaded[mediaID]
+	if w == nil {
+		w = &waiting{came: make(chan struct{})}
+		s.uploaded[mediaID] = w
 	}
-	return c
+	w.many++
+	return w
+}
+
+func (s *Server) leave(mediaID string, w *waiting) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w.many--; w.many == 0 && s.uploaded[mediaID] == w {
+		delete(s.uploaded, mediaID)
+	}
 }
 
 func (s *Server) announce(mediaID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.uploaded[mediaID]; c != nil {
-		close(c)
+	if w := s.uploaded[mediaID]; w != nil {
+		close(w.came)
 		delete(s.uploaded, mediaID)
 	}
 }

@@ -173,10 +173,36 @@ func (tx *Tx) DeleteThumbnails(source string) error {
 	return err
 }
 
+// DeleteOrphanThumbnails removes the thumbnails of contents that no file has any more: they were
+// made while the last was removed.
+func (tx *Tx) DeleteOrphanThumbnails() error {
+	_, err := tx.Exec(`DELETE FROM thumbnails WHERE NOT EXISTS (SELECT 1 FROM media WHERE media.hash = thumbnails.source AND media.hash <> '')`)
+	return err
+}
+
 // ListEventsNamingMedia are up to limit events of a room, placed or not, that may name media,
 // with numbers above after, in their order. It reads all of the room's events, and is meant
 // for tools.
 func (tx *Tx) ListEventsNamingMedia(room RoomNID, after EventNID, limit int) ([]Event, error) {
 	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events
 		WHERE room_nid = $1 AND nid > $2 AND json LIKE '%mxc://%' ORDER BY nid LIMIT $3`, room, after, limit)
+}
+
+// GetPreview is what a page says of itself, by the hash of its address, unless that is too old.
+func (tx *Tx) GetPreview(hash string, now int64) (body string, err error) {
+	return one(tx, func(row sqldb.Scanner) (body string, err error) { return body, row.Scan(&body) },
+		`SELECT body FROM url_previews WHERE hash = $1 AND expires > $2`, hash, now)
+}
+
+// InsertPreview keeps what a page says of itself, in place of what it said before.
+func (tx *Tx) InsertPreview(hash, body string, expires int64) error {
+	_, err := tx.Exec(`INSERT INTO url_previews (hash, body, expires) VALUES ($1, $2, $3)
+		ON CONFLICT (hash) DO UPDATE SET body = excluded.body, expires = excluded.expires`, hash, body, expires)
+	return err
+}
+
+// DeleteExpiredPreviews removes what is too old.
+func (tx *Tx) DeleteExpiredPreviews(now int64) error {
+	_, err := tx.Exec(`DELETE FROM url_previews WHERE expires <= $1`, now)
+	return err
 }

@@ -10,8 +10,10 @@ import (
 
 	"parley/config"
 	"parley/federation/remote"
+	"parley/internal/outgoing"
 	"parley/media"
 	"parley/media/blob"
+	"parley/media/preview"
 	"parley/storage"
 )
 
@@ -30,6 +32,12 @@ func newMedia(cfg *config.Config, db *storage.DB, servers *remote.Client, log *s
 	}
 	if servers != nil {
 		o.Remote = servers
+	}
+	if p := cfg.Media.Previews; p.Enabled {
+		o.Previews = preview.New(preview.Options{
+			Dial:      outgoing.New(cfg.Outgoing.DenyNetworks, cfg.Outgoing.AllowNetworks).DialContext,
+			UserAgent: "Parley/" + buildVersion() + " (preview)", Language: p.Language, DenyHosts: p.DenyHosts,
+		})
 	}
 	return media.New(o)
 }

@@ -42,6 +42,8 @@ limits:
 media:
   user_quota: 100 KiB
   unauthenticated_before: 2100-01-01T00:00:00Z
+  previews:
+    enabled: true
 turn:
   uris: ["turn:turn.example.org?transport=udp"]
   shared_secret: of the relay
@@ -60,8 +62,6 @@ var notOffered = map[string]string{
 	"requestTokenToRegisterMSISDN":      "M_THREEPID_MEDIUM_NOT_SUPPORTED",
 	"requestTokenTo3PIDMSISDN":          "M_THREEPID_MEDIUM_NOT_SUPPORTED",
 	"requestTokenToResetPasswordMSISDN": "M_THREEPID_MEDIUM_NOT_SUPPORTED",
-	"getUrlPreview":                     "M_UNRECOGNIZED",
-	"getUrlPreviewAuthed":               "M_UNRECOGNIZED",
 	// There are no application services.
 	// spec: client-server-api/modules/third_party_networks.md#third-party-lookups
 	"getProtocolMetadata":                     "M_NOT_FOUND",

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"image"
 	"image/png"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
@@ -58,8 +61,22 @@ func files(s *scene) {
 		s.ok("uploadContent", bob, big)
 	}
 	s.refused("uploadContent", bob, 403, "M_FORBIDDEN|M_RESOURCE_LIMIT_EXCEEDED", big)
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/dot.png" {
+			w.Header().Set("Content-Type", "image/png")
+			_, _ = w.Write(picture.data)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = io.WriteString(w, "<title>A page</title><meta property=og:image content=dot.png>")
+	}))
+	defer page.Close()
 	for _, id := range []string{"getUrlPreviewAuthed", "getUrlPreview"} {
-		s.refused(id, alice, 404, "M_UNRECOGNIZED", query{"url": "https://example.org/"})
+		said := s.ok(id, alice, query{"url": page.URL})
+		if said.Get("og:title").Str != "A page" || said.Get("matrix:image:size").Int() != int64(len(picture.data)) {
+			s.t.Errorf("%s: %v", id, said)
+		}
+		s.refused(id, alice, 400, "M_INVALID_PARAM", query{"url": "file:///etc/passwd"})
 	}
 	guest := s.server.Anonymous(s.t)
 	guest.AccessToken = s.ok("register", nil, query{"kind": "guest"}, object{}).Get("access_token").Str
