@@ -153,7 +153,8 @@ func (s *Server) backfill(ctx context.Context, room *storage.Room, gaps []storag
 			continue
 		}
 		found := make(map[id.EventID]gomatrixserverlib.PDU)
-		for _, pdu := range s.parseAll(ctx, room, answer[:min(len(answer), historyPage)], func(id.EventID) bool { return true }, nil) {
+		pdus, _ := s.parseAll(ctx, room, answer[:min(len(answer), historyPage)], func(id.EventID) bool { return true }, nil)
+		for _, pdu := range pdus {
 			found[id.EventID(pdu.EventID())] = pdu
 		}
 		if filled, err = s.placeHistory(ctx, server, room, gaps, found); err != nil || filled {

@@ -61,7 +61,7 @@ func (p *peer) MissingEvents(_ context.Context, _ id.ServerName, room id.RoomID,
 	if p.silent {
 		return nil, errSilent
 	}
-	var out []json.RawMessage
+	out := []json.RawMessage{}
 	next := slices.Clone(r.Latest)
 	seen := make(map[id.EventID]bool)
 	for len(next) > 0 && len(out) < min(r.Limit, 7) {
@@ -268,7 +268,7 @@ func TestTakeWithState(t *testing.T) {
 	for _, changes := range []int{3, maxFetches + 10} {
 		t.Run(fmt.Sprint(changes, " changes"), func(t *testing.T) {
 			eachPair(t, "10", func(t *testing.T, p *pair) {
-				p.peer.lie = func([]json.RawMessage) []json.RawMessage { return nil }
+				p.peer.lie = func([]json.RawMessage) []json.RawMessage { return []json.RawMessage{} }
 				for i := range changes {
 					key := fmt.Sprint(i)
 					_, err := p.a.Send(context.Background(), SendRequest{Room: p.room, Sender: p.a.user, Type: "m.test", StateKey: &key, Content: []byte(`{}`)})
@@ -283,6 +283,31 @@ func TestTakeWithState(t *testing.T) {
 				p.same(t)
 				// And on it goes.
 				for _, r := range p.take(t, p.topic(t, "on")) {
+					ok(t, r.Err)
+				}
+				p.same(t)
+			})
+		})
+	}
+}
+
+// TestTakeMalformedPast has what comes before an event be no event, or no answer at all: then it is not
+// taken in, nor is more asked for it.
+func TestTakeMalformedPast(t *testing.T) {
+	for name, answer := range map[string][]json.RawMessage{"no event": {json.RawMessage(`{"content":{"x":1.5}}`)}, "no answer": nil} {
+		t.Run(name, func(t *testing.T) {
+			eachPair(t, "10", func(t *testing.T, p *pair) {
+				p.peer.lie = func([]json.RawMessage) []json.RawMessage { return answer }
+				p.say(t, "between")
+				var missing *MissingError
+				if err := p.take(t, p.say(t, "last"))[0].Err; !errors.As(err, &missing) {
+					t.Errorf("%v", err)
+				}
+				if slices.Contains(p.peer.asked, "state_ids") || slices.Contains(p.peer.asked, "state") {
+					t.Errorf("asked %q", p.peer.asked)
+				}
+				p.peer.lie = nil
+				for _, r := range p.take(t, p.say(t, "later")) {
 					ok(t, r.Err)
 				}
 				p.same(t)

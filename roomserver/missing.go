@@ -59,6 +59,10 @@ func (s *Server) receiveWithPast(ctx context.Context, origin id.ServerName, room
 	ctx, cancel := context.WithTimeout(ctx, pastTime)
 	defer cancel()
 	past, asked, err := s.past(ctx, origin, room, pdu)
+	if errors.Is(err, errMalformed) {
+		// No server can have taken in what follows such an event, and need not be asked for more.
+		return missing, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +100,12 @@ func own(err error) (result, ours error) {
 	return nil, err
 }
 
+// errMalformed says that an event does not have the format of its room's version.
+var errMalformed = errors.New("a malformed event")
+
 // past are events between those that we have and one that follows them, as far as the other
-// server tells: each behind those that it follows. asked says that it could be asked.
+// server tells: each behind those that it follows. asked says that it could be asked. It fails with
+// errMalformed where one of them is.
 func (s *Server) past(ctx context.Context, origin id.ServerName, room *storage.Room, pdu gomatrixserverlib.PDU) (past []gomatrixserverlib.PDU, asked bool, err error) {
 	found := make(map[id.EventID]gomatrixserverlib.PDU)
 	refused := make(map[id.EventID]bool)
@@ -130,9 +138,12 @@ func (s *Server) past(ctx context.Context, origin id.ServerName, room *storage.R
 			asked = errors.As(err, &refusal) || ctx.Err() != nil
 			break
 		}
-		fresh := s.parseAll(ctx, room, answer[:min(len(answer), maxPast)], func(event id.EventID) bool {
+		fresh, malformed := s.parseAll(ctx, room, answer[:min(len(answer), maxPast)], func(event id.EventID) bool {
 			return found[event] == nil && !refused[event] && event != id.EventID(pdu.EventID())
 		}, refused)
+		if malformed || answer == nil {
+			return nil, true, errMalformed
+		}
 		if len(fresh) == 0 {
 			break
 		}
@@ -171,13 +182,14 @@ func (s *Server) withoutPast(ctx context.Context, found map[id.EventID]gomatrixs
 	return out, nil
 }
 
-// parseAll are those of the events of a room that are wanted, well-formed and signed.
-// Others are noted as refused.
-func (s *Server) parseAll(ctx context.Context, room *storage.Room, events []json.RawMessage, wanted func(id.EventID) bool, refused map[id.EventID]bool) []gomatrixserverlib.PDU {
+// parseAll are those of the events of a room that are wanted, well-formed and signed; those that are
+// not signed are noted as refused. It says whether some are malformed.
+func (s *Server) parseAll(ctx context.Context, room *storage.Room, events []json.RawMessage, wanted func(id.EventID) bool, refused map[id.EventID]bool) (out []gomatrixserverlib.PDU, malformed bool) {
 	var pdus []gomatrixserverlib.PDU
 	seen := make(map[id.EventID]bool)
 	for _, raw := range events {
 		pdu, err := Parse(room.Version, raw)
+		malformed = malformed || err != nil
 		if err != nil || pdu.RoomID().String() != string(room.ID) {
 			continue
 		}
@@ -187,7 +199,6 @@ func (s *Server) parseAll(ctx context.Context, room *storage.Room, events []json
 			pdus = append(pdus, pdu)
 		}
 	}
-	out := pdus[:0:0]
 	for i, err := range s.verify(ctx, pdus) {
 		if err == nil {
 			out = append(out, pdus[i])
@@ -195,7 +206,7 @@ func (s *Server) parseAll(ctx context.Context, room *storage.Room, events []json
 			refused[id.EventID(pdus[i].EventID())] = true
 		}
 	}
-	return out
+	return out, malformed
 }
 
 // sorted orders events so that each comes behind those of them that it links to; among others
@@ -354,7 +365,7 @@ func (s *Server) fetchEach(ctx context.Context, origin id.ServerName, events []i
 // takeOutliers takes in events without a place in the DAG. Those whose auth events we neither
 // have nor get can't be judged, and are left out.
 func (s *Server) takeOutliers(ctx context.Context, room *storage.Room, events []json.RawMessage) error {
-	pdus := s.parseAll(ctx, room, events, func(id.EventID) bool { return true }, nil)
+	pdus, _ := s.parseAll(ctx, room, events, func(id.EventID) bool { return true }, nil)
 	found := make(map[id.EventID]gomatrixserverlib.PDU, len(pdus))
 	var ids []id.EventID
 	for _, pdu := range pdus {

@@ -58,7 +58,7 @@ func Parse(version id.RoomVersion, raw []byte) (pdu gomatrixserverlib.PDU, err e
 		return nil, matrixerr.New(matrixerr.TooLarge, "The event is larger than %d bytes.", maxEventBytes)
 	}
 	pdu, err = v.NewEventFromUntrustedJSON(raw)
-	if err != nil {
+	if err != nil && !longInBytes(version, pdu, err) {
 		return nil, matrixerr.New(matrixerr.BadJSON, "The event does not have the format of room version %s.", version)
 	}
 	if room := pdu.RoomID(); pdu.EventID() == "" || room.String() == "" { // in old versions the sender names the event
@@ -82,6 +82,16 @@ func Parse(version id.RoomVersion, raw []byte) (pdu gomatrixserverlib.PDU, err e
 		return nil, matrixerr.New(matrixerr.BadJSON, "The event has a depth that none can have.")
 	}
 	return pdu, nil
+}
+
+// longInBytes says whether all that is wrong with an event is that its type or state key has more
+// than 255 bytes, but not characters. Servers that are older than the rule have made such events in
+// the versions before 11, and whoever leaves them out has other rooms than all others.
+//
+// spec: client-server-api/index.md#size-limits
+func longInBytes(version id.RoomVersion, pdu gomatrixserverlib.PDU, err error) bool {
+	var invalid gomatrixserverlib.EventValidationError
+	return pdu != nil && !redactsInContent(version) && errors.As(err, &invalid) && invalid.Persistable
 }
 
 // Receive takes in an event of another server, whose format and signatures were checked: it
@@ -146,10 +156,18 @@ func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID)
 	}
 
 	ok, auth, err := s.passesAuthEvents(w, e)
-	if err != nil {
+	var missing, missingPrev *MissingError
+	if err != nil && !errors.As(err, &missing) {
 		return false, err
 	}
 	root, err := s.stateBefore(w, e, before)
+	if missing != nil {
+		if errors.As(err, &missingPrev) { // so that the caller can fetch all at once
+			missing.Prev = missingPrev.Prev
+			missing.Auth = append(missing.Auth, missingPrev.Auth...)
+		}
+		return false, missing
+	}
 	if err == nil && ok && w.room.Partial != 0 {
 		root, err = s.withCited(w, e, root)
 	}

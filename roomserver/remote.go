@@ -37,7 +37,7 @@ type Remote interface {
 	// CheckIdentityKey asks an identity server at a URL of its own whether a key is still good.
 	CheckIdentityKey(ctx context.Context, url, key string) (bool, error)
 
-	// MissingEvents are events between others.
+	// MissingEvents are events between others; nil where the answer lacks them.
 	MissingEvents(ctx context.Context, server id.ServerName, room id.RoomID, r serverapi.MissingEvents) ([]json.RawMessage, error)
 	// Backfill is up to limit events from before and including from.
 	Backfill(ctx context.Context, server id.ServerName, room id.RoomID, from []id.EventID, limit int) ([]json.RawMessage, error)

@@ -205,7 +205,11 @@ func (c *Client) send(ctx context.Context, server id.ServerName, r request) (*ht
 		return nil, err
 	}
 	resp, err := c.roundTrip(req, !r.once)
-	if err != nil {
+	var fell StreamError
+	switch {
+	case errors.As(err, &fell):
+		return nil, fmt.Errorf("%w: %w", ErrAnswer, err)
+	case err != nil:
 		return nil, c.unreachable(ctx, server, err)
 	}
 	if resp.StatusCode/100 == 2 {
@@ -240,6 +244,19 @@ func (c *Client) roundTrip(req *http.Request, twice bool) (*http.Response, error
 		}
 	}
 	return c.transport.RoundTrip(req)
+}
+
+// StreamError is how net/http shows that a server, which is there, let a single request fall: by the
+// names of its fields.
+type StreamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+// Error implements error.
+func (e StreamError) Error() string {
+	return fmt.Sprintf("stream %d was given up with code %d", e.StreamID, e.Code)
 }
 
 // unreachable notes that a server could not be reached, unless it is whoever asked who has gone.

@@ -197,6 +197,7 @@ func (x *resolution) isCited(nid state.EventNID) (bool, error) {
 			return found, err
 		}
 	}
+	partial := false
 	queue := slices.Collect(maps.Keys(now.through))
 	for len(queue) > 0 {
 		cited := queue[0]
@@ -223,6 +224,10 @@ func (x *resolution) isCited(nid state.EventNID) (bool, error) {
 					now.add(&known)
 					continue
 				}
+				if x.uncited[c] { // and so is all that cites it; of which no list was kept
+					partial = true
+					continue
+				}
 				now.through[c] = true
 				queue = append(queue, c)
 			}
@@ -233,7 +238,7 @@ func (x *resolution) isCited(nid state.EventNID) (bool, error) {
 		}
 	}
 	maps.Copy(x.uncited, now.through)
-	if len(now.through) <= maxThrough {
+	if !partial && len(now.through) <= maxThrough {
 		x.scans[nid] = now
 	}
 	return false, nil
