@@ -79,7 +79,9 @@ func TestCrowd(t *testing.T) {
 		c := &crowd{done: make([]id.Pos, n), tries: make([]int, n), mended: make(map[int]bool)}
 		p := newPost()
 		before, running := heap(), runtime.NumGoroutine()
-		patient := func(o *delivery.Options) { o.MinDelay, o.MaxDelay, o.AtOnce, o.RetriesAtOnce = time.Hour, time.Hour, 100, 20 }
+		patient := func(o *delivery.Options) {
+			o.MinDelay, o.MaxDelay, o.AtOnce, o.RetriesAtOnce = time.Hour, time.Hour, 100, 20
+		}
 		q := start(t, db, c, patient)
 		var pos id.Pos
 		write := func() {

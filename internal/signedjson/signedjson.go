@@ -44,6 +44,9 @@ func CanonicalOfOld(text []byte) ([]byte, error) {
 type numberWriter func(out []byte, n json.Number) ([]byte, error)
 
 func canonical(text []byte, number numberWriter) ([]byte, error) {
+	if isCanonical(text) {
+		return bytes.Clone(text), nil
+	}
 	v, err := decode(text)
 	if err != nil {
 		return nil, err
@@ -156,6 +159,9 @@ func Signed(object []byte) ([]byte, error) { return signed(object, appendInteger
 func SignedOfOld(object []byte) ([]byte, error) { return signed(object, appendNumber) }
 
 func signed(object []byte, number numberWriter) ([]byte, error) {
+	if len(object) > 0 && object[0] == '{' && isCanonical(object) {
+		return withoutSignatures(object), nil
+	}
 	v, err := decode(object)
 	if err != nil {
 		return nil, fmt.Errorf("signed JSON: %w", err)

@@ -71,20 +71,38 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// A text is written in the same way whether it is found to be canonical or not.
 func FuzzCanonical(f *testing.F) {
-	for _, seed := range []string{`{}`, `[1,-0,1e2,"\u0000\ud800",null]`, `{"a":{"b":[{}]}}`} {
+	for _, seed := range []string{`{}`, `[1,-0,1e2,"\u0000\ud800",null]`, `{"a":{"b":[{}]}}`, `{"a":[-1,0,999999999999999],"b":"\n\"é"}`,
+		`{"a":1,"a":2}`, `{"b":1,"a":2}`, `{"signatures":{},"type":true,"unsigned":{"a":false}}`, `{"a":"\/"}`, "\"\x7f\"", "\"\xff\"", `{"a\n":1,"a!":2}`,
+		`01`, `-`, `{"a":1,}`, `[1,]`, `9007199254740993`, `"\u000a"`, `"\u001f"`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		once, err := Canonical(text)
 		if err != nil {
+			if isCanonical(text) {
+				t.Fatalf("%q is said to be canonical: %v", text, err)
+			}
 			return
 		}
 		if !json.Valid(once) {
 			t.Fatalf("%q became %q", text, once)
 		}
-		if twice, err := Canonical(once); err != nil || !bytes.Equal(once, twice) {
-			t.Fatalf("%q became %q and then %q, %v", text, once, twice, err)
+		v, err := decode(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if long, err := appendValue(nil, v, appendInteger); err != nil || !bytes.Equal(once, long) {
+			t.Fatalf("%q became %q, and the long way %q, %v", text, once, long, err)
+		}
+		if fields, ok := v.(map[string]any); ok {
+			delete(fields, "signatures")
+			delete(fields, "unsigned")
+			signed, err := Signed(text)
+			if long, longErr := appendValue(nil, fields, appendInteger); err != nil || longErr != nil || !bytes.Equal(signed, long) {
+				t.Fatalf("%q signed is %q, and the long way %q, %v", text, signed, long, err)
+			}
 		}
 	})
 }
