@@ -149,7 +149,10 @@ func (b *builder) events(c *roomChange, room *storage.Room, rows []storage.Timel
 func (b *builder) stateSection() string { return b.req.stateSection() }
 
 func (r *request) stateSection() string {
-	if r.stateAfter {
+	switch {
+	case r.stateAfter && r.unstable:
+		return "org.matrix.msc4222.state_after"
+	case r.stateAfter:
 		return "state_after"
 	}
 	return "state"

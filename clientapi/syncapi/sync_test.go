@@ -80,6 +80,8 @@ func TestStateInTheGapAndAfter(t *testing.T) {
 		r = n.sync(bob, "since", since, "filter", limit, "use_state_after", "true").room("join", room)
 		equal(n, "state", r.Get("state").Exists(), false)
 		equal(n, "state_after", types(r.Get("state_after.events")), "name topic")
+		r = n.sync(bob, "since", since, "filter", limit, "org.matrix.msc4222.use_state_after", "true").room("join", room)
+		equal(n, "state_after by its old name", types(r.Get(`org\.matrix\.msc4222\.state_after.events`)), "name topic")
 		n.say(alice, room, "three")
 		r = n.sync(bob, "since", n.sync(bob).next(), "use_state_after", "true").room("join", room)
 		equal(n, "nothing new", r.Raw, "")

@@ -188,7 +188,8 @@ type syncRequest struct {
 	FullState   bool   `query:"full_state"`
 	SetPresence string `query:"set_presence"`
 	Timeout     int64  `query:"timeout"`
-	// StateAfter has an unstable name, too, as clients began to use it before it was specified.
+	// StateAfter has an unstable name, too, as clients began to use it before it was specified: who
+	// asks by it looks for an answer by it.
 	StateAfter  bool `query:"use_state_after"`
 	StateAfter2 bool `query:"org.matrix.msc4222.use_state_after"`
 }
@@ -204,6 +205,7 @@ type request struct {
 
 	fullState  bool
 	stateAfter bool
+	unstable   bool // state_after goes by its unstable name
 }
 
 // sync answers /sync.
@@ -270,7 +272,7 @@ func (a *API) parse(ctx context.Context, c *httpapi.Caller, in *syncRequest) (*r
 	}
 	req := &request{
 		user: c.User, deviceNID: c.DeviceNID, initial: in.Since == "", fullState: in.FullState,
-		stateAfter: in.StateAfter || in.StateAfter2,
+		stateAfter: in.StateAfter || in.StateAfter2, unstable: !in.StateAfter,
 	}
 	if in.Since != "" {
 		pos, seq, err := token.ParseSync(a.DB.Epoch(), a.Hub.Life(), in.Since)
