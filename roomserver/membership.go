@@ -235,6 +235,12 @@ func (s *Server) Invite(ctx context.Context, r MemberRequest) error {
 
 // invite appends an invite, with what the invited user is shown of the room.
 func (s *Server) invite(w *work, sender, target id.UserID, extra map[string]any) (*event, error) {
+	if err := s.mustBeJoined(w, sender); err != nil {
+		return nil, err
+	}
+	if err := s.mayInvite(w.tx, sender, target); err != nil {
+		return nil, err
+	}
 	return s.appendMember(w, sender, target, spec.Invite, extra, Txn{})
 }
 

@@ -337,6 +337,9 @@ func (s *Server) ReceiveInvite(ctx context.Context, origin id.ServerName, room i
 	}
 	here, allowed := false, true
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		if err := s.mayInvite(tx, id.UserID(pdu.SenderID()), id.UserID(*pdu.StateKey())); err != nil {
+			return err
+		}
 		r, err := tx.GetRoom(room)
 		if missing, err := notFound(err); missing || err != nil {
 			return err

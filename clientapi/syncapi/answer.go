@@ -11,8 +11,10 @@ import (
 	"github.com/tidwall/gjson"
 
 	"parley/internal/id"
+	"parley/internal/invites"
 	"parley/internal/stream"
 	"parley/internal/token"
+	"parley/roomserver"
 	"parley/storage"
 )
 
@@ -69,6 +71,8 @@ type builder struct {
 	notices      []stream.Notice
 	known, heard bool
 	ignored      map[id.UserID]bool
+	// permission is whose invites the user wants, nil until it is asked for.
+	permission *invites.Permission
 	// roomData is what is new of the account data, by room; wholeData all of it, where that was
 	// needed.
 	roomData, wholeData map[id.RoomID][]storage.AccountData
@@ -157,6 +161,23 @@ func (b *builder) begin() error {
 	b.ignored = parseIgnored(ignored.Content)
 	b.API.ignored.Add(b.req.user, ignoredUsers{b.ignored, pos})
 	return nil
+}
+
+// welcomes says whether the user is to see an invite by a sender.
+//
+// spec: client-server-api/modules/invite_permission.md#server-behaviour
+func (b *builder) welcomes(sender id.UserID) (bool, error) {
+	if b.ignored[sender] {
+		return false, nil
+	}
+	if b.permission == nil {
+		p, err := roomserver.InvitePermission(b.tx, b.req.user)
+		if err != nil {
+			return false, err
+		}
+		b.permission = &p
+	}
+	return b.permission.Decide(sender) == invites.Allow, nil
 }
 
 // ignoredUsers are those whom a user ignores, as of a position of the log.
@@ -380,8 +401,10 @@ func (b *builder) stripped(m *storage.Membership, section string) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	if m.Membership == "invite" && b.ignored[id.UserID(gjson.GetBytes(e.JSON, "sender").Str)] {
-		return false, nil
+	if m.Membership == "invite" {
+		if wanted, err := b.welcomes(id.UserID(gjson.GetBytes(e.JSON, "sender").Str)); err != nil || !wanted {
+			return false, err
+		}
 	}
 	o := b.out
 	o.open('{')

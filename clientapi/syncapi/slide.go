@@ -349,7 +349,15 @@ func (s *slider) look(r *roster) error {
 		}
 	}
 	for room, config := range s.in.Subscriptions {
-		if l := r.rooms[room]; l != nil && s.listable(l, true) {
+		l := r.rooms[room]
+		if l == nil {
+			continue
+		}
+		ok, err := s.listable(l, true)
+		if err != nil {
+			return err
+		}
+		if ok {
 			s.want(l, config).subscribed = true
 		}
 	}
@@ -376,10 +384,10 @@ func (s *slider) lookAt(r *roster, name string, l *sliding.List) error {
 	}
 	n := 0
 	for _, room := range r.order {
-		if !s.listable(room, false) {
-			continue
+		ok, err := s.listable(room, false)
+		if err == nil && ok {
+			ok, err = f.lets(&s.builder, room)
 		}
-		ok, err := f.lets(&s.builder, room)
 		if err != nil {
 			return err
 		}
@@ -397,15 +405,17 @@ func (s *slider) lookAt(r *roster, name string, l *sliding.List) error {
 }
 
 // listable says whether the client may be told of a room at all.
-func (s *slider) listable(room *listedRoom, subscribed bool) bool {
-	if room.inviter != "" && s.ignored[room.inviter] {
-		return false
+func (s *slider) listable(room *listedRoom, subscribed bool) (bool, error) {
+	if room.inviter != "" {
+		if wanted, err := s.welcomes(room.inviter); err != nil || !wanted {
+			return false, err
+		}
 	}
 	if room.ifSent && !subscribed {
 		_, ok := s.state.Rooms[room.nid]
-		return ok
+		return ok, nil
 	}
-	return true
+	return true, nil
 }
 
 // want notes that a room is in sight, and with what configuration.

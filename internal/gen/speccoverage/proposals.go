@@ -30,7 +30,7 @@ var titles = map[string]string{
 	"3960": "Sliding sync: receipts",
 	"3961": "Sliding sync: typing",
 	"3967": "First cross-signing keys without authentication (in v1.11)",
-	"4155": "Invite permission (in v1.18)",
+	"4155": "Invite permission by users and servers (v1.18 has a part of it)",
 	"4186": "Simplified sliding sync",
 	"4222": "The state after the timeline (in v1.16)",
 	"4306": "Subscriptions to threads",
