@@ -27,8 +27,8 @@ func (a *API) roomRoutes() httpapi.Table {
 		{Method: get, Path: v3 + "/joined_rooms", Auth: httpapi.User, Handler: httpapi.Handle(a.joinedRooms)},
 		{Method: post, Path: v3 + "/join/{roomIdOrAlias}", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinAny)},
 		{Method: post, Path: v3 + "/knock/{roomIdOrAlias}", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.knock)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/join", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinRoom)},
-		{Method: post, Path: v3 + "/rooms/{roomId}/leave", Auth: httpapi.User, Handler: httpapi.Handle(a.leave)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/join", Auth: httpapi.UserOrGuest, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.joinRoom)},
+		{Method: post, Path: v3 + "/rooms/{roomId}/leave", Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.leave)},
 		{Method: post, Path: v3 + "/rooms/{roomId}/forget", Auth: httpapi.User, Handler: httpapi.Handle(a.forget)},
 		{Method: post, Path: v3 + "/rooms/{roomId}/invite", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.invite)},
 		{Method: post, Path: v3 + "/rooms/{roomId}/kick", Auth: httpapi.User, RefuseSuspended: true, Handler: httpapi.Handle(a.changeMember(a.rooms.Kick))},
@@ -36,17 +36,17 @@ func (a *API) roomRoutes() httpapi.Table {
 		{Method: post, Path: v3 + "/rooms/{roomId}/unban", Auth: httpapi.User, RefuseSuspended: true, Handler: httpapi.Handle(a.changeMember(a.rooms.Unban))},
 		{Method: post, Path: v3 + "/rooms/{roomId}/upgrade", Auth: httpapi.User, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.upgrade)},
 
-		{Method: put, Path: v3 + "/rooms/{roomId}/send/{eventType}/{txnId}", Auth: httpapi.User, NeedBody: true, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.send)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/send/{eventType}/{txnId}", Auth: httpapi.UserOrGuest, NeedBody: true, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.send)},
 		{Method: put, Path: v3 + "/rooms/{roomId}/redact/{eventId}/{txnId}", Auth: httpapi.User, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.redact)},
-		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, NeedBody: true, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
+		{Method: put, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.UserOrGuest, NeedBody: true, RefuseSuspended: true, Rate: httpapi.RateSend, Handler: httpapi.Handle(a.putState)},
 
-		{Method: get, Path: v3 + "/rooms/{roomId}/state", Auth: httpapi.User, Handler: httpapi.Handle(a.state)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.User, Handler: httpapi.Handle(a.stateEvent)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/event/{eventId}", Auth: httpapi.User, Handler: httpapi.Handle(a.event)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/members", Auth: httpapi.User, Handler: httpapi.Handle(a.members)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/state", Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.state)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/state/{eventType}/{stateKey}", LastMayBeEmpty: true, Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.stateEvent)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/event/{eventId}", Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.event)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/members", Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.members)},
 		{Method: get, Path: v3 + "/rooms/{roomId}/joined_members", Auth: httpapi.User, Handler: httpapi.Handle(a.joinedMembers)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/messages", Auth: httpapi.User, Handler: httpapi.Handle(a.messages)},
-		{Method: get, Path: v3 + "/rooms/{roomId}/context/{eventId}", Auth: httpapi.User, Handler: httpapi.Handle(a.eventContext)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/messages", Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.messages)},
+		{Method: get, Path: v3 + "/rooms/{roomId}/context/{eventId}", Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.eventContext)},
 		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}", Auth: httpapi.User, Handler: httpapi.Handle(a.relations)},
 		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}", Auth: httpapi.User, Handler: httpapi.Handle(a.relationsOfType)},
 		{Method: get, Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}", Auth: httpapi.User, Handler: httpapi.Handle(a.relationsOfTypes)},
@@ -386,7 +386,7 @@ func (a *API) redact(ctx context.Context, r *httpapi.Request, in *redactRequest)
 		return nil, matrixerr.New(matrixerr.BadJSON, "reason must be a string.")
 	}
 	event, err := a.rooms.Redact(ctx, roomserver.RedactRequest{
-		Room: in.RoomID, Sender: r.Caller.User, Event: in.EventID, Content: in.Content,
+		Room: in.RoomID, Sender: r.Caller.User, Event: in.EventID, Content: in.Content, Suspended: r.Caller.Suspended,
 		Txn: roomserver.Txn{DeviceNID: r.Caller.DeviceNID, ID: in.TxnID, Scope: "redact " + string(in.RoomID) + " " + string(in.EventID)},
 	})
 	return &eventIDResponse{event}, err

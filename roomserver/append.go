@@ -54,6 +54,8 @@ type work struct {
 	anew bool
 	// presumed are servers that are said to be in the room, before we know of members of theirs.
 	presumed []id.ServerName
+	// guestsGo says that the room has ceased to want guests.
+	guestsGo bool
 	dirty    bool
 }
 
@@ -316,6 +318,8 @@ func (s *Server) moveKind(w *work, changes []state.Change, events map[storage.Ev
 		for _, nid := range []state.EventNID{c.A, c.B} {
 			if e := events[storage.EventNID(nid)]; e != nil {
 				switch e.Type() {
+				case spec.MRoomGuestAccess:
+					w.guestsGo = !guestsCanJoin(events[storage.EventNID(c.B)])
 				case spec.MRoomCreate, spec.MRoomEncryption, spec.MRoomJoinRules, spec.MRoomHistoryVisibility:
 					changed = true
 				}

@@ -60,6 +60,9 @@ func (s *Server) Join(ctx context.Context, r MemberRequest) error {
 	}
 	if !here {
 		defer unlock()
+		if err := s.keepGuestHere(ctx, r.Sender); err != nil {
+			return err
+		}
 		return s.joinAfar(ctx, &r)
 	}
 	err = s.joinHere(ctx, &r)
@@ -95,6 +98,9 @@ type cannotAuthorise struct{ error }
 func (e *cannotAuthorise) Unwrap() error { return e.error }
 
 func (s *Server) join(w *work, user id.UserID, was string, extra map[string]any, txn Txn) (*event, error) {
+	if err := s.admitGuest(w, user); err != nil {
+		return nil, err
+	}
 	if was != spec.Invite {
 		via, err := s.authorisingUser(w, user)
 		if err != nil {

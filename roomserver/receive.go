@@ -128,6 +128,9 @@ func (s *Server) receive(ctx context.Context, pdu gomatrixserverlib.PDU, before 
 		if err != nil {
 			return err
 		}
+		if err := s.dismissGuests(w); err != nil {
+			return err
+		}
 		return w.finish()
 	})
 	if err == nil && rejected {

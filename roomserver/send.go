@@ -121,6 +121,9 @@ func (s *Server) write(ctx context.Context, room id.RoomID, sender id.UserID, tx
 		if e != nil {
 			sent = e.ID
 		}
+		if err := s.dismissGuests(w); err != nil {
+			return err
+		}
 		return w.finish()
 	})
 	return sent, err
@@ -135,6 +138,8 @@ type RedactRequest struct {
 	// Content is the redaction's content where a client gave one; Reason is added to it.
 	Content []byte
 	Txn     Txn
+	// Suspended says that the sender's account is, so that only their own event may be redacted.
+	Suspended bool
 }
 
 // Redact takes an event's content away: one's own, or anybody's with the power to.
@@ -151,7 +156,7 @@ func (s *Server) Redact(ctx context.Context, r RedactRequest) (id.EventID, error
 		content["reason"] = appendCanonicalString(nil, r.Reason)
 	}
 	return s.write(ctx, r.Room, r.Sender, r.Txn, func(w *work) (*event, error) {
-		if err := s.checkRedaction(w, r.Sender, r.Event); err != nil {
+		if err := s.checkRedaction(w, &r); err != nil {
 			return nil, err
 		}
 		d := &draft{Room: r.Room, Sender: r.Sender, Type: spec.MRoomRedaction}
@@ -174,8 +179,8 @@ func (s *Server) Redact(ctx context.Context, r RedactRequest) (id.EventID, error
 
 // checkRedaction refuses a redaction of what is another user's by one without the power for it. One who
 // has the power may also redact what is not known here: other servers may have it.
-func (s *Server) checkRedaction(w *work, user id.UserID, event id.EventID) error {
-	target, err := w.tx.GetEvent(event)
+func (s *Server) checkRedaction(w *work, r *RedactRequest) error {
+	target, err := w.tx.GetEvent(r.Event)
 	missing, err := notFound(err)
 	if err != nil {
 		return err
@@ -189,15 +194,19 @@ func (s *Server) checkRedaction(w *work, user id.UserID, event id.EventID) error
 		if err != nil {
 			return err
 		}
-		if id.UserID(victim.SenderID()) == user {
+		if id.UserID(victim.SenderID()) == r.Sender {
 			return nil
 		}
+	}
+	if r.Suspended {
+		// spec: client-server-api/index.md#account-suspension
+		return matrixerr.New(matrixerr.UserSuspended, "You can redact only what is your own while your account is suspended.")
 	}
 	p, err := s.powers(w.tx, &w.room, w.room.Root)
 	switch {
 	case err != nil:
 		return err
-	case p.of(user) >= p.levels.Redact:
+	case p.of(r.Sender) >= p.levels.Redact:
 		return nil
 	case missing:
 		return elsewhere

@@ -95,6 +95,13 @@ func (tx *Tx) ListMembers(room RoomNID, membership string, localOnly bool) ([]id
 		WHERE room_nid = $1 AND membership = $2 ORDER BY user_id`, room, membership)
 }
 
+// ListGuests are the guests of ours who are joined to a room.
+func (tx *Tx) ListGuests(room RoomNID) ([]id.UserID, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
+		`SELECT m.user_id FROM memberships m JOIN users u ON u.user_id = m.user_id
+		WHERE m.room_nid = $1 AND m.membership = 'join' AND m.local AND u.guest ORDER BY m.user_id`, room)
+}
+
 // ListSomeMembers are up to limit member events of one membership, in the order in which
 // they came to be so: the heroes of a room without a name.
 func (tx *Tx) ListSomeMembers(room RoomNID, memberships []string, except id.UserID, limit int) ([]Membership, error) {
