@@ -50,6 +50,8 @@ type work struct {
 	// others, and who else is in the room is no news to anybody.
 	arriving bool
 	past     past
+	// signed are events that a policy server has signed, to be sent in this order.
+	signed []*event
 	// anew says that what was known of the room before is old.
 	anew bool
 	// presumed are servers that are said to be in the room, before we know of members of theirs.
@@ -116,14 +118,21 @@ func (s *Server) append(w *work, d *draft, txn Txn) (*event, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.DeviceNID, e.TxnID = txn.DeviceNID, txn.ID
-	if err := s.persist(w, e, w.room.Root); err != nil {
+	e, beside, err := s.approved(w, d, e)
+	if err != nil {
 		return nil, err
 	}
-	if txn.DeviceNID != 0 {
-		if err := w.tx.InsertSendTxn(txn.DeviceNID, txn.key(), e.NID); err != nil {
-			return nil, err
-		}
+	e.DeviceNID, e.TxnID = txn.DeviceNID, txn.ID
+	if beside {
+		err = s.appendBeside(w, e)
+	} else {
+		err = s.persist(w, e, w.room.Root)
+	}
+	if err == nil && txn.DeviceNID != 0 {
+		err = w.tx.InsertSendTxn(txn.DeviceNID, txn.key(), e.NID)
+	}
+	if err != nil || beside {
+		return e, err
 	}
 	// The event follows all that it names; what was left out stays an extremity.
 	left := w.room.Extremities[:max(0, len(w.room.Extremities)-maxPrevEvents)]

@@ -163,6 +163,9 @@ func (s *Server) takeInRoom(ctx context.Context, origin id.ServerName, roomID id
 			unknown[i] = nil
 		}
 	}
+	if err := s.recommended(ctx, roomID, unknown); err != nil {
+		return nil, err
+	}
 	results, err := s.receiveAll(ctx, roomID, unknown)
 	if err != nil {
 		return nil, err

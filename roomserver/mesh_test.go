@@ -34,6 +34,9 @@ type wire struct {
 	page   int // the most that is given of history at once
 	// partial says that members may be left out of the state of rooms that the node joins.
 	partial bool
+	// version is that of the room whose events a policy server signs; forges says that it signs badly.
+	version id.RoomVersion
+	forges  bool
 }
 
 func (l *wire) to(server id.ServerName, what string) (*node, error) {

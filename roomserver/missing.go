@@ -67,6 +67,9 @@ func (s *Server) receiveWithPast(ctx context.Context, origin id.ServerName, room
 		return nil, err
 	}
 	unknown := 0
+	if err := s.recommended(ctx, room.ID, past); err != nil {
+		return nil, err
+	}
 	for _, p := range append(past, pdu) {
 		if result, err = own(s.receiveWithState(ctx, origin, room, p)); err != nil {
 			break

@@ -197,6 +197,7 @@ func (s *Server) inviteAfar(ctx context.Context, r *MemberRequest) error {
 	}
 	var e *event
 	var shown []json.RawMessage
+	var policy *policy
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
 		room, err := tx.GetRoom(r.Room)
 		if missing, err := notFound(err); err != nil {
@@ -220,11 +221,21 @@ func (s *Server) inviteAfar(ctx context.Context, r *MemberRequest) error {
 		if err != nil {
 			return err
 		}
+		if policy, err = s.policyOf(tx, &room); err != nil {
+			return err
+		}
 		shown, err = s.introduction(tx, &room, r.Sender)
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	if !policy.recommends(e.PDU) {
+		pdu, err := s.askPolicy(ctx, policy, e.PDU)
+		if err != nil {
+			return err
+		}
+		e.Event.JSON, e.PDU = pdu.JSON(), pdu
 	}
 	server := r.Target.Server()
 	answer, err := s.remote.Invite(ctx, server, r.Room, e.ID, &serverapi.Invite{
@@ -246,8 +257,14 @@ func (s *Server) inviteAfar(ctx context.Context, r *MemberRequest) error {
 
 // receiveOwn takes in an event of ours that was made before, and signed by another server since.
 func (s *Server) receiveOwn(ctx context.Context, e *event) error {
+	room := id.RoomID(e.PDU.RoomID().String())
+	list := []gomatrixserverlib.PDU{e.PDU}
+	if err := s.recommended(ctx, room, list); err != nil {
+		return err
+	}
+	e.PDU = list[0]
 	return s.db.Write(ctx, func(tx *storage.Tx) error {
-		w, err := s.lock(tx, id.RoomID(e.PDU.RoomID().String()))
+		w, err := s.lock(tx, room)
 		if err != nil {
 			return err
 		}
@@ -262,8 +279,12 @@ func (s *Server) receiveOwn(ctx context.Context, e *event) error {
 		if err != nil {
 			return err
 		}
-		if rejected {
-			return matrixerr.New(matrixerr.Forbidden, "The room's rules do not allow this event.")
+		row, err := tx.GetEvent(e.ID)
+		if err != nil {
+			return err
+		}
+		if rejected || row.Status != storage.Accepted {
+			return matrixerr.New(matrixerr.Forbidden, "The room's rules or its policy server do not allow this event.")
 		}
 		return w.finish()
 	})

@@ -194,11 +194,18 @@ func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID)
 				e.Status = storage.SoftFailed
 			}
 		}
+		p, err := s.policyOf(w.tx, &w.room)
+		if err != nil {
+			return false, err
+		}
+		if !p.recommends(e.PDU) {
+			e.Status = storage.SoftFailed
+		}
 	}
 	if err := s.admit(w, e, root); err != nil {
 		return false, err
 	}
-	if !ok && doubtful {
+	if e.Status == storage.Rejected && doubtful {
 		err = w.tx.InsertDoubtfulEvent(w.room.NID, e.NID)
 	}
 	return e.Status == storage.Rejected, err

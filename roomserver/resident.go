@@ -190,6 +190,12 @@ func (s *Server) TakeMember(ctx context.Context, origin id.ServerName, room id.R
 	if err := s.verify(ctx, []gomatrixserverlib.PDU{pdu})[0]; err != nil {
 		return nil, err
 	}
+	// Who is not in the room can't know that it has a policy server.
+	list := []gomatrixserverlib.PDU{pdu}
+	if err := s.recommended(ctx, room, list); err != nil {
+		return nil, err
+	}
+	pdu = list[0]
 	err = s.db.Write(ctx, func(tx *storage.Tx) error {
 		w, err := s.lock(tx, room)
 		if err != nil {

@@ -99,7 +99,7 @@ func (s *Server) sameState(w *work, d *draft) (*event, error) {
 // then the lock, the change, and the head.
 func (s *Server) write(ctx context.Context, room id.RoomID, sender id.UserID, txn Txn, change func(*work) (*event, error)) (id.EventID, error) {
 	var sent id.EventID
-	err := s.db.Write(ctx, func(tx *storage.Tx) error {
+	transaction := func(tx *storage.Tx, signed []*event) error {
 		if txn.DeviceNID != 0 {
 			before, ok, err := tx.GetSendTxn(txn.DeviceNID, txn.key())
 			if err != nil {
@@ -114,6 +114,7 @@ func (s *Server) write(ctx context.Context, room id.RoomID, sender id.UserID, tx
 		if err != nil {
 			return err
 		}
+		w.signed = signed
 		e, err := change(w)
 		if err != nil {
 			return err
@@ -125,6 +126,9 @@ func (s *Server) write(ctx context.Context, room id.RoomID, sender id.UserID, tx
 			return err
 		}
 		return w.finish()
+	}
+	err := s.withPolicy(ctx, func(signed []*event) error {
+		return s.db.Write(ctx, func(tx *storage.Tx) error { return transaction(tx, signed) })
 	})
 	return sent, err
 }

@@ -124,35 +124,13 @@ const maxSignatures = 5
 
 // withSignatures is an event with further signatures by a server, which must be good.
 func (s *Server) withSignatures(ctx context.Context, e *event, by id.ServerName, signatures map[string]string) (*event, error) {
-	all := make(serverapi.Signatures)
-	if err := json.Unmarshal([]byte(gjson.GetBytes(e.Event.JSON, "signatures").Raw), &all); err != nil {
-		return nil, fmt.Errorf("signatures of %s: %w", e.ID, err)
-	}
-	if all[by] == nil {
-		all[by] = make(map[string]string)
-	}
-	for key, signature := range signatures {
-		if len(all[by]) < maxSignatures {
-			all[by][key] = signature
-		}
-	}
-	raw, err := json.Marshal(all)
-	if err != nil {
-		return nil, err
-	}
-	full, err := sjson.SetRawBytes(e.Event.JSON, "signatures", raw)
+	full, err := addSignatures(id.RoomVersion(e.Version()), e.Event.JSON, by, signatures)
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", e.ID, err)
 	}
 	v, err := gomatrixserverlib.GetRoomVersion(e.Version())
 	if err != nil {
 		return nil, err
-	}
-	if full, err = canonical(v, full); err != nil {
-		return nil, fmt.Errorf("sign %s: %w", e.ID, err)
-	}
-	if len(full) > maxEventBytes {
-		return nil, matrixerr.New(matrixerr.TooLarge, "The event is larger than %d bytes.", maxEventBytes)
 	}
 	redacted, err := v.RedactEventJSON(full)
 	if err != nil {
@@ -168,4 +146,38 @@ func (s *Server) withSignatures(ctx context.Context, e *event, by id.ServerName,
 		return nil, matrixerr.New(matrixerr.Forbidden, "The signature of %s could not be verified.", by)
 	}
 	return parseEvent(id.RoomVersion(e.Version()), storage.Event{ID: e.ID, Room: e.Room, JSON: full})
+}
+
+// addSignatures adds signatures of a server to an event's text, which it gives in canonical form.
+func addSignatures(version id.RoomVersion, text []byte, by id.ServerName, signatures map[string]string) ([]byte, error) {
+	v, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(version))
+	if err != nil {
+		return nil, err
+	}
+	all := make(serverapi.Signatures)
+	if err := json.Unmarshal([]byte(gjson.GetBytes(text, "signatures").Raw), &all); err != nil {
+		return nil, matrixerr.New(matrixerr.BadJSON, "The event's signatures can't be read.")
+	}
+	if all[by] == nil {
+		all[by] = make(map[string]string)
+	}
+	for key, signature := range signatures {
+		if len(all[by]) < maxSignatures {
+			all[by][key] = signature
+		}
+	}
+	raw, err := json.Marshal(all)
+	if err != nil {
+		return nil, err
+	}
+	if text, err = sjson.SetRawBytes(text, "signatures", raw); err != nil {
+		return nil, err
+	}
+	if text, err = canonical(v, text); err != nil {
+		return nil, err
+	}
+	if len(text) > maxEventBytes {
+		return nil, matrixerr.New(matrixerr.TooLarge, "The event is larger than %d bytes.", maxEventBytes)
+	}
+	return text, nil
 }

@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -31,6 +32,7 @@ func (s *Server) Upgrade(ctx context.Context, user id.UserID, room id.RoomID, ve
 		return "", matrixerr.New(matrixerr.UnsupportedRoomVersion, "Room version %q is not supported.", version)
 	}
 	var replacement id.RoomID
+	unsigned := false
 	err := s.db.Write(ctx, func(tx *storage.Tx) error {
 		old, err := s.lock(tx, room)
 		if err != nil {
@@ -51,7 +53,9 @@ func (s *Server) Upgrade(ctx context.Context, user id.UserID, room id.RoomID, ve
 			return err
 		}
 		replacement = fresh.room.ID
-		if err := s.retire(old, fresh, user, p); err != nil {
+		err = s.retire(old, fresh, user, p)
+		var need *unsignedError
+		if unsigned = errors.As(err, &need); !unsigned && err != nil {
 			return err
 		}
 		if err := fresh.finish(); err != nil {
@@ -59,7 +63,31 @@ func (s *Server) Upgrade(ctx context.Context, user id.UserID, room id.RoomID, ve
 		}
 		return old.finish()
 	})
-	return replacement, err
+	if err != nil || !unsigned {
+		return replacement, err
+	}
+	// The old room's policy server must sign what names the new one, so that has to be there.
+	return replacement, s.withPolicy(ctx, func(signed []*event) error {
+		return s.db.Write(ctx, func(tx *storage.Tx) error {
+			old, err := s.lock(tx, room)
+			if err != nil {
+				return err
+			}
+			old.signed = signed
+			fresh, err := s.lock(tx, replacement)
+			if err != nil {
+				return err
+			}
+			p, err := s.powers(tx, &old.room, old.room.Root)
+			if err != nil {
+				return err
+			}
+			if err := s.retire(old, fresh, user, p); err != nil {
+				return err
+			}
+			return errors.Join(fresh.finish(), old.finish())
+		})
+	})
 }
 
 // replace makes the new room as the old one is.
