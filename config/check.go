@@ -44,6 +44,7 @@ func (c *Config) Check() error {
 	c.checkFederation(k)
 	c.checkEmail(k)
 	c.checkTURN(k)
+	c.checkMedia(k)
 	for name := range c.Logging.Packages {
 		if name == "" || strings.ContainsAny(name, " \t") {
 			k.add("logging.packages", "must name packages, such as roomserver, not %q", name)
@@ -354,6 +355,32 @@ func (c *Config) checkEmail(k *checker) {
 	}
 	if c.WellKnown.ClientBaseURL == "" {
 		k.add("email.host", "needs well_known.client_base_url, to which the links of mails lead")
+	}
+}
+
+func (c *Config) checkMedia(k *checker) {
+	m := &c.Media
+	if m.MaxPixels < 1 {
+		k.add("media.max_pixels", "must be at least 1")
+	}
+	if m.CacheAge < 0 {
+		k.add("media.cache_age", "must not be negative")
+	}
+	secret := given("media.s3.secret_key", m.S3.SecretKey, m.S3.SecretKeyFile)
+	if m.S3.Endpoint == "" {
+		if secret != "" {
+			k.add(secret, "is of no use without media.s3.endpoint")
+		}
+		return
+	}
+	if u, err := url.Parse(m.S3.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" {
+		k.add("media.s3.endpoint", "%q is not an address such as https://s3.example.org", m.S3.Endpoint)
+	}
+	if m.S3.Bucket == "" {
+		k.add("media.s3.endpoint", "needs a bucket, in media.s3.bucket")
+	}
+	if m.S3.AccessKey == "" || secret == "" {
+		k.add("media.s3.endpoint", "needs media.s3.access_key, and media.s3.secret_key or media.s3.secret_key_file")
 	}
 }
 

@@ -313,6 +313,8 @@ type Outgoing struct {
 type Media struct {
 	// The folder of the files; empty for the folder media of the data directory.
 	Directory Path `yaml:"directory"`
+	// A bucket for the files instead of the folder, which then has only what is being uploaded.
+	S3 S3 `yaml:"s3"`
 	// How much the files of one user may have in all; 0 for no limit.
 	UserQuota Size `yaml:"user_quota"`
 	// The largest file that is fetched from another server.
@@ -329,6 +331,24 @@ type Media struct {
 	UnauthenticatedBefore time.Time `yaml:"unauthenticated_before"`
 	// Previews of the pages that messages name.
 	Previews Previews `yaml:"previews"`
+}
+
+// S3 is a bucket of a service that speaks S3, as many others than Amazon's do.
+type S3 struct {
+	// The service's address, such as https://s3.eu-central-1.amazonaws.com; empty for no bucket.
+	Endpoint string `yaml:"endpoint"`
+	// Where the bucket is; empty to ask the service.
+	Region string `yaml:"region"`
+	// The bucket, which must be there already.
+	Bucket string `yaml:"bucket"`
+	// What the names of this node's objects begin with.
+	Prefix string `yaml:"prefix"`
+	// The access key's name.
+	AccessKey string `yaml:"access_key"`
+	// The access key's secret.
+	SecretKey Secret `yaml:"secret_key"`
+	// A file that holds the secret.
+	SecretKeyFile Path `yaml:"secret_key_file"`
 }
 
 // Previews is what a node tells its users of pages. To do so it asks the servers of the pages,

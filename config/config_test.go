@@ -242,6 +242,24 @@ turn:
 6:3: registration.token_file: DIR/empty is empty
 8:3: registration.shared_secret_file: set either this or registration.shared_secret, not both
 10:3: turn.shared_secret_file: is of no use without turn.uris`},
+		{"media", `
+server_name: a.org
+media:
+  max_pixels: 0
+  cache_age: -1h
+  s3:
+    endpoint: s3.example.org
+`, `
+4:3: media.max_pixels: must be at least 1
+5:3: media.cache_age: must not be negative
+7:5: media.s3.endpoint: "s3.example.org" is not an address such as https://s3.example.org
+7:5: media.s3.endpoint: needs a bucket, in media.s3.bucket
+7:5: media.s3.endpoint: needs media.s3.access_key, and media.s3.secret_key or media.s3.secret_key_file`},
+		{"a bucket's secret", `
+server_name: a.org
+media: {s3: {secret_key: x}}
+`, `
+3:14: media.s3.secret_key: is of no use without media.s3.endpoint`},
 		{"certificates", `
 server_name: a.org
 listeners:

@@ -4,7 +4,7 @@
 # sets up what it needs, in temporary folders except for npm's packages and Synapse's, and says at the end what was
 # skipped and why.
 #
-#   PARLEY_TEST_REQUIRE=postgres,js,synapse,race   fail where one of these would be skipped
+#   PARLEY_TEST_REQUIRE=postgres,js,synapse,s3,race   fail where one of these would be skipped
 #   PARLEY_TEST_INSTALL=no                 install nothing by apt
 #   PARLEY_TEST_POSTGRES=URL               use this PostgreSQL, as its superuser, and start none
 set -euo pipefail
@@ -81,6 +81,13 @@ if PARLEY_TEST_SYNAPSE=$(test/synapse.sh); then
 else
 	unset PARLEY_TEST_SYNAPSE
 	skip synapse "pip could not install it"
+fi
+
+if PARLEY_TEST_S3=$(test/s3.sh); then
+	export PARLEY_TEST_S3
+else
+	unset PARLEY_TEST_S3
+	skip s3 "it could not be built"
 fi
 
 race=()

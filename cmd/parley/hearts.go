@@ -105,7 +105,7 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 	if servers != nil {
 		uo.Remote, uo.Identity = servers, servers
 	}
-	files, err := newMedia(cfg, db, servers, log)
+	files, err := newMedia(ctx, cfg, db, servers, log)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -18,8 +19,8 @@ import (
 )
 
 // newMedia opens the media repository; servers is nil where the node talks to no other.
-func newMedia(cfg *config.Config, db *storage.DB, servers *remote.Client, log *slog.Logger) (*media.Server, error) {
-	store, err := blob.NewDisk(cfg.MediaDirectory())
+func newMedia(ctx context.Context, cfg *config.Config, db *storage.DB, servers *remote.Client, log *slog.Logger) (*media.Server, error) {
+	store, err := newStore(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +41,18 @@ func newMedia(cfg *config.Config, db *storage.DB, servers *remote.Client, log *s
 		})
 	}
 	return media.New(o)
+}
+
+// newStore opens the place of the files' bytes.
+func newStore(ctx context.Context, cfg *config.Config) (blob.Store, error) {
+	o := cfg.Media.S3
+	if o.Endpoint == "" {
+		return blob.NewDisk(cfg.MediaDirectory())
+	}
+	return blob.NewS3(ctx, blob.S3Options{
+		Endpoint: o.Endpoint, Region: o.Region, Bucket: o.Bucket, Prefix: o.Prefix,
+		AccessKey: o.AccessKey, SecretKey: o.SecretKey.Reveal(), Spool: filepath.Join(cfg.MediaDirectory(), "new"),
+	})
 }
 
 func (m *Main) mediaCommand() *cobra.Command {

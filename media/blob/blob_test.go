@@ -22,8 +22,8 @@ func put(t *testing.T, s blob.Store, content []byte) blob.Info {
 		t.Fatal(err)
 	}
 	defer w.Abort()
-	for part := content; len(part) > 0; part = part[min(len(part), 1000):] {
-		if _, err := w.Write(part[:min(len(part), 1000)]); err != nil {
+	for part := content; len(part) > 0; part = part[min(len(part), 10_000):] {
+		if _, err := w.Write(part[:min(len(part), 10_000)]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -32,6 +32,15 @@ func put(t *testing.T, s blob.Store, content []byte) blob.Info {
 		t.Fatal(err)
 	}
 	return info
+}
+
+func readAll(t *testing.T, b blob.Blob) []byte {
+	t.Helper()
+	content, err := io.ReadAll(b)
+	if err = errors.Join(err, b.Close()); err != nil {
+		t.Error(err)
+	}
+	return content
 }
 
 // conform is what every store must do.

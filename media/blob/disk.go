@@ -31,17 +31,25 @@ func NewDisk(dir string) (*Disk, error) {
 			return nil, fmt.Errorf("make the media folder: %w", err)
 		}
 	}
-	left, err := os.ReadDir(d.newDir())
+	if err := removeStale(d.newDir()); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// removeStale removes what a crash left of uploads.
+func removeStale(dir string) error {
+	left, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("read the media folder: %w", err)
+		return fmt.Errorf("read the folder of uploads: %w", err)
 	}
 	for _, entry := range left {
 		// Another process may be writing it now.
 		if info, err := entry.Info(); err == nil && time.Since(info.ModTime()) > staleUpload {
-			_ = os.Remove(filepath.Join(d.newDir(), entry.Name()))
+			_ = os.Remove(filepath.Join(dir, entry.Name()))
 		}
 	}
-	return d, nil
+	return nil
 }
 
 func (d *Disk) newDir() string  { return filepath.Join(d.dir, "new") }
