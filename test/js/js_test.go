@@ -26,6 +26,13 @@ func TestConversation(t *testing.T) {
 	})
 }
 
+func TestChapters(t *testing.T) {
+	node := node(t)
+	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
+		run(t, node, "chapters.test.js", harness.Start(t, db))
+	})
+}
+
 func TestEncryption(t *testing.T) {
 	node := node(t)
 	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
