@@ -246,8 +246,8 @@ func (s *Server) askKeys(ctx context.Context, asker id.UserID, server id.ServerN
 	if err != nil {
 		return nil, err
 	}
-	for user, devices := range direct {
-		addDirect(out, listOfKeys(user, answer), devices)
+	if err := s.addDirect(ctx, out, asker, direct, answer); err != nil {
+		return nil, err
 	}
 	return out, failed
 }
@@ -291,24 +291,46 @@ func (s *Server) askAtOnce(ctx context.Context, server id.ServerName, users map[
 	return answer, s.keep(ctx, lists, before)
 }
 
-// addDirect adds the keys of a user that are not kept.
-func addDirect(out *KeyAnswer, l remoteList, wanted []id.DeviceID) {
-	out.DeviceKeys[l.user] = make(map[id.DeviceID]json.RawMessage)
-	for _, d := range l.devices {
-		if len(wanted) > 0 && !slices.Contains(wanted, d.Device) || len(d.JSON) == 0 {
-			continue
+// addDirect adds the keys of users that are not kept, with the signatures that asker has made of
+// them, so that whom they have verified stays so when they share no room.
+func (s *Server) addDirect(ctx context.Context, out *KeyAnswer, asker id.UserID, users map[id.UserID][]id.DeviceID, answer *serverapi.Keys) error {
+	if len(users) == 0 {
+		return nil
+	}
+	names := slices.Collect(maps.Keys(users))
+	made, err := storage.Get(ctx, s.db, func(tx *storage.Tx) ([]storage.KeySignature, error) { return tx.ListKeySignatures(names, asker) })
+	if err != nil {
+		return err
+	}
+	for user, wanted := range users {
+		l := listOfKeys(user, answer)
+		out.DeviceKeys[user] = make(map[id.DeviceID]json.RawMessage)
+		for _, d := range l.devices {
+			if len(wanted) > 0 && !slices.Contains(wanted, d.Device) || len(d.JSON) == 0 {
+				continue
+			}
+			if text, err := withSignatures(d.JSON, nil, d.DisplayName); err == nil {
+				out.DeviceKeys[user][d.Device] = text
+			}
 		}
-		if text, err := withSignatures(d.JSON, nil, d.DisplayName); err == nil {
-			out.DeviceKeys[l.user][d.Device] = text
+		for _, k := range l.keys {
+			var signatures []storage.KeySignature
+			for _, sig := range made {
+				if sig.User == user && sig.KeyID == k.Public {
+					signatures = append(signatures, sig)
+				}
+			}
+			text, err := withSignatures(k.JSON, signatures, "")
+			switch {
+			case err != nil:
+			case k.Usage == storage.MasterKey:
+				out.MasterKeys[user] = text
+			default:
+				out.SelfSigningKeys[user] = text
+			}
 		}
 	}
-	for _, k := range l.keys {
-		if k.Usage == storage.MasterKey {
-			out.MasterKeys[l.user] = k.JSON
-		} else {
-			out.SelfSigningKeys[l.user] = k.JSON
-		}
-	}
+	return nil
 }
 
 // remoteList is what another server says of the devices of a user of its.

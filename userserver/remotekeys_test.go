@@ -488,6 +488,38 @@ func TestRemoteCrossSigning(t *testing.T) {
 	})
 }
 
+// TestSignaturesOutlastRooms has whom somebody has verified stay so, when they share no room any more, and again one.
+func TestSignaturesOutlastRooms(t *testing.T) {
+	const bob id.UserID = "@bob:y.org"
+	eachWithPeer(t, []id.UserID{bob}, func(t *testing.T, f *fixture, p *peer) {
+		ctx := context.Background()
+		alice := f.register(t, "alice").User
+		f.room(t, "!r:x.org", []id.UserID{alice, bob})
+		master, own, ownSigner := newSigner(t, bob, ""), newSigner(t, alice, ""), newSigner(t, alice, "")
+		p.users[bob].master = master
+		err := f.UploadCrossSigning(ctx, alice, userserver.CrossSigningUpload{Master: own.key("master"), UserSigning: own.sign(t, ownSigner.key("user_signing"))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		query(t, f, alice, bob)
+		failures, err := f.UploadSignatures(ctx, alice, map[id.UserID]map[string]json.RawMessage{bob: {master.public: ownSigner.sign(t, master.key("master"))}})
+		if err != nil || len(failures) > 0 {
+			t.Fatal(failures, err)
+		}
+		for _, membership := range []string{"join", "leave", "join"} {
+			f.member(t, bob, "!r:x.org", membership)
+			f.forgetLists(t)
+			key := query(t, f, alice, bob).MasterKeys[bob]
+			if err := signedjson.Verify(key, ownSigner.public, signatureOf(t, key, alice, ownSigner.name)); err != nil {
+				t.Errorf("after a %s: %s: %v", membership, key, err)
+			}
+			if key := query(t, f, "@other:x.org", bob).MasterKeys[bob]; contains(key, ownSigner.public) {
+				t.Errorf("another user sees the signature: %s", key)
+			}
+		}
+	})
+}
+
 func TestRefusedRemoteDevices(t *testing.T) {
 	const bob id.UserID = "@bob:y.org"
 	eachWithPeer(t, []id.UserID{bob}, func(t *testing.T, f *fixture, p *peer) {

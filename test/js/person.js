@@ -11,36 +11,46 @@ const baseUrl = process.env.PARLEY_URL;
 // How long to wait for what should come; it is there so that a lost event fails the test with a message.
 const patience = 60_000;
 
-// register makes an account whose name begins with name. Its client is not started.
-export async function register(name) {
+// register makes an account whose name begins with name, on the server of a test that has one. Its client is not started.
+export async function register(name, url = baseUrl) {
     const username = `${name}-${randomUUID().slice(0, 8)}`;
     const password = `password of ${name}`;
-    const account = await createClient({ baseUrl }).registerRequest({
+    const account = await createClient({ baseUrl: url }).registerRequest({
         username,
         password,
         auth: { type: "m.login.dummy" },
     });
-    return clientOf(account, password);
+    return clientOf(url, account, password, new Map());
 }
 
 // login is the same account on a further device.
 export async function login(client) {
-    const account = await createClient({ baseUrl }).loginRequest({
+    const account = await createClient({ baseUrl: client.baseUrl }).loginRequest({
         type: "m.login.password",
         identifier: { type: "m.id.user", user: client.getUserId() },
         password: client.password,
     });
-    return clientOf(account, client.password);
+    return clientOf(client.baseUrl, account, client.password, client.secretKeys);
 }
 
-function clientOf(account, password) {
+// clientOf is a device. All devices of a person know the keys of their secret storage, as if they had typed them in.
+function clientOf(url, account, password, secretKeys) {
     const client = createClient({
-        baseUrl,
+        baseUrl: url,
         userId: account.user_id,
         accessToken: account.access_token,
         deviceId: account.device_id,
+        verificationMethods: ["m.sas.v1"],
+        cryptoCallbacks: {
+            getSecretStorageKey: async ({ keys }) => {
+                const id = Object.keys(keys).find((id) => secretKeys.has(id));
+                return id ? [id, secretKeys.get(id)] : null;
+            },
+            cacheSecretStorageKey: (id, info, key) => secretKeys.set(id, key),
+        },
     });
     client.password = password;
+    client.secretKeys = secretKeys;
     return client;
 }
 
