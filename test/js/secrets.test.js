@@ -3,6 +3,7 @@
 // messages are sent. Whatever is sent to somebody who is in the room is decrypted by each of their devices, and counted.
 //
 // PARLEY_URL is Alice's server and PARLEY_OTHER_URL Bob's, which may be the same. PARLEY_CONTROL stops and runs Bob's.
+// With PARLEY_LOBBY they share a second room all the time.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -163,6 +164,11 @@ test("an encrypted room", { timeout: 540_000 }, async (t) => {
     for (let i = 0; i < 5; i++) {
         await say(alice, [bob], `alice says ${i}`);
         await say(bob, [alice], `bob says ${i}`);
+    }
+
+    if (process.env.PARLEY_LOBBY) {
+        const { room_id: lobby } = await alice.client.createRoom({ preset: "public_chat" });
+        await bob.client.joinRoom(lobby, { viaServers: [alice.client.getDomain()] });
     }
 
     t.diagnostic("they verify each other, in the room");
