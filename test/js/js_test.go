@@ -18,9 +18,8 @@ func TestConversation(t *testing.T) {
 }
 
 func TestChapters(t *testing.T) {
-	node := node(t)
 	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
-		run(t, node, "chapters.test.js", harness.Start(t, db))
+		run(t, "chapters.test.js", harness.Start(t, db))
 	})
 }
 
