@@ -53,7 +53,7 @@ func (s *Server) Get(ctx context.Context, w Want) (*File, error) {
 	}
 	f, err := s.open(ctx, m.Hash)
 	if errors.Is(err, blob.ErrNotFound) && m.Origin != s.o.Name && !w.LocalOnly {
-		if m, err = s.fetch(ctx, w); err != nil { // the copy is gone
+		if m, err = s.fetch(ctx, w, true); err != nil { // the copy is gone
 			return nil, err
 		}
 		f, err = s.open(ctx, m.Hash)
@@ -95,7 +95,7 @@ func (s *Server) find(ctx context.Context, w Want) (storage.Media, error) {
 		// What is copied for an unauthenticated request would be new, and so not for it.
 		return m, errNotFound
 	case missing:
-		if m, err = s.fetch(ctx, w); err != nil {
+		if m, err = s.fetch(ctx, w, false); err != nil {
 			return m, err
 		}
 	case m.Hash == "":
@@ -151,14 +151,22 @@ func (s *Server) await(ctx context.Context, w Want) (storage.Media, error) {
 	}
 }
 
-// fetch copies a file of another server, once for all who ask at the same time.
-func (s *Server) fetch(ctx context.Context, w Want) (storage.Media, error) {
+// fetch copies a file of another server, once for all who ask at the same time; anew says that it
+// was copied before.
+func (s *Server) fetch(ctx context.Context, w Want, anew bool) (storage.Media, error) {
 	if s.o.Remote == nil {
 		return storage.Media{}, errNotFound
 	}
 	return s.fetches.Do(ctx, fileName{w.Origin, w.ID}, func(ctx context.Context) (storage.Media, error) {
 		ctx, cancel := context.WithTimeout(ctx, fetchTime)
 		defer cancel()
+		if !anew {
+			// Somebody may have been quicker.
+			m, err := s.row(ctx, w)
+			if missing, err := notFound(err); err != nil || !missing {
+				return m, err
+			}
+		}
 		return s.copy(ctx, w)
 	})
 }

@@ -3,7 +3,9 @@ package media_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"image"
 	"image/color"
 	"image/png"
@@ -211,4 +213,11 @@ func picture(t testing.TB, width, height int) []byte {
 		t.Fatal(err)
 	}
 	return out.Bytes()
+}
+
+// fixCRC corrects the checksum of the PNG chunk that begins at an offset.
+func fixCRC(b []byte, at int) []byte {
+	size := int(binary.BigEndian.Uint32(b[at:]))
+	binary.BigEndian.PutUint32(b[at+8+size:], crc32.ChecksumIEEE(b[at+4:at+8+size]))
+	return b
 }
