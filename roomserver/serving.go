@@ -40,6 +40,7 @@ type serving struct {
 	server id.ServerName
 	// users are those of the server who are or were something to the room; nil until asked for.
 	users []id.UserID
+	joins []*event // see arrivals
 	memo  map[int64]bool
 }
 
@@ -117,10 +118,75 @@ func (v *serving) member(root int64, invited bool) (bool, error) {
 	return false, err
 }
 
+// maxJoins bounds the joins of a server's users that are looked at, and maxRenamed how often each user
+// may have changed their name since.
+const (
+	maxJoins   = 100
+	maxRenamed = 20
+)
+
+// arrivals are the events by which the server's users have come to the room, and what changed their
+// name or picture since.
+func (v *serving) arrivals() ([]*event, error) {
+	if v.joins != nil {
+		return v.joins, nil
+	}
+	if _, err := v.member(v.room.Root, false); err != nil { // which lists the users
+		return nil, err
+	}
+	joins := []*event{}
+	for _, user := range v.users[:min(len(v.users), maxJoins)] {
+		e, err := v.s.stateEvent(v.tx, &v.room, v.room.Root, spec.MRoomMember, string(user))
+		for range maxRenamed {
+			if err != nil {
+				return nil, err
+			}
+			if e.membership() != spec.Join {
+				break
+			}
+			joins = append(joins, e)
+			if e.Replaces == 0 {
+				break
+			}
+			var row storage.Event
+			if row, err = v.tx.GetEventByNID(e.Replaces); err == nil {
+				e, err = parseEvent(v.room.Version, row)
+			}
+		}
+	}
+	v.joins = joins
+	return joins, nil
+}
+
+// leadsToJoin says whether a join of one of the server's users follows an event. Then the server may
+// have the state there, which it was let in with, though not the event.
+func (v *serving) leadsToJoin(before id.EventID) (bool, error) {
+	joins, err := v.arrivals()
+	return slices.ContainsFunc(joins, func(j *event) bool { return slices.Contains(prevIDs(j), before) }), err
+}
+
+// wasGiven says whether an event was part of the room's state when one of the server's users came.
+func (v *serving) wasGiven(e *event) (bool, error) {
+	if e.StateKey() == nil {
+		return false, nil
+	}
+	joins, err := v.arrivals()
+	for _, j := range joins {
+		nid, ok, err := v.s.tree.Get(v.tx, state.Root(j.Root), e.key())
+		if err != nil || ok && storage.EventNID(nid) == e.NID {
+			return err == nil, err
+		}
+	}
+	return false, err
+}
+
 // text is an event as the server may have it: what it may not see is redacted, as the DAG
 // can't do without.
 func (v *serving) text(e *event) (json.RawMessage, error) {
 	seen, err := v.visible(e)
+	if err == nil && !seen {
+		seen, err = v.wasGiven(e)
+	}
 	if err != nil || seen {
 		return e.PDU.JSON(), err
 	}
@@ -222,9 +288,14 @@ func (s *Server) serveState(ctx context.Context, origin id.ServerName, room id.R
 		if err != nil {
 			return err
 		}
-		if seen, err := v.visible(e); err != nil {
+		seen, err := v.visible(e)
+		if err == nil && !seen {
+			seen, err = v.leadsToJoin(e.ID)
+		}
+		if err != nil {
 			return err
-		} else if !seen {
+		}
+		if !seen {
 			return errNotSeen
 		}
 		events, err := v.stateBefore(e)

@@ -13,6 +13,7 @@ import (
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/serverapi"
+	"parley/storage"
 	"parley/storage/storagetest"
 )
 
@@ -132,6 +133,20 @@ func TestReadsOfOthers(t *testing.T) {
 	})
 }
 
+// stateOf is the event that the room's state has of a type.
+func (n *node) stateOf(t *testing.T, room id.RoomID, eventType string) id.EventID {
+	t.Helper()
+	e, err := storage.Get(context.Background(), n.db, func(tx *storage.Tx) (*event, error) {
+		r, err := tx.GetRoom(room)
+		if err != nil {
+			return nil, err
+		}
+		return n.stateEvent(tx, &r, r.Root, eventType, "")
+	})
+	ok(t, err)
+	return e.ID
+}
+
 // TestReadsOfThePast asks for what was said before one came, under each history visibility.
 func TestReadsOfThePast(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -143,6 +158,7 @@ func TestReadsOfThePast(t *testing.T) {
 				{Type: spec.MRoomHistoryVisibility, Content: fmt.Appendf(nil, `{"history_visibility":%q}`, visibility)}}})
 			ok(t, err)
 			past := a.mustSend(t, room, a.user, "a secret")
+			last := a.mustSend(t, room, a.user, "another")
 			a.come(t, "10", room, "@v:b")
 			present := a.mustSend(t, room, a.user, "not one")
 			for name, read := range a.reads("b", room, past) {
@@ -161,21 +177,31 @@ func TestReadsOfThePast(t *testing.T) {
 					t.Errorf("%s: %s: %v", visibility, name, err)
 				}
 			}
+			// What it was let in with it may have again.
+			for name, read := range a.reads("b", room, last) {
+				if got, err := read(); (name == "state" || name == "state_ids") && (err != nil || len(got) == 0) {
+					t.Errorf("%s: %s gives %d events of the state before the join, %v", visibility, name, len(got), err)
+				}
+			}
+			given, err := a.ServeEvent(ctx, "b", a.stateOf(t, room, spec.MRoomHistoryVisibility))
+			if err != nil || gjson.GetBytes(given, "content.history_visibility").Str != visibility {
+				t.Errorf("%s: of the state before the join comes %s, %v", visibility, given, err)
+			}
 			for name, read := range a.reads("b", room, present) {
 				if got, err := read(); err != nil || len(got) == 0 {
 					t.Errorf("%s: %s gives %d events of the present, %v", visibility, name, len(got), err)
 				}
 			}
 			// The DAG comes whole, the secret redacted or not.
-			history, err := a.ServeHistory(ctx, "b", room, []id.EventID{present}, 3)
+			history, err := a.ServeHistory(ctx, "b", room, []id.EventID{present}, 4)
 			ok(t, err)
 			var shown []string
 			for _, raw := range history {
 				shown = append(shown, gjson.GetBytes(raw, "content.body").Str)
 			}
-			want := []string{"not one", "", ""}
+			want := []string{"not one", "", "", ""}
 			if open {
-				want[2] = "a secret"
+				want[2], want[3] = "another", "a secret"
 			}
 			if !slices.Equal(shown, want) {
 				t.Errorf("%s: shown %q", visibility, shown)
