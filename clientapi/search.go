@@ -75,11 +75,11 @@ type searchResult struct {
 }
 
 type searchResultContext struct {
-	Start    string                                `json:"start"`
-	End      string                                `json:"end"`
-	Before   []json.RawMessage                     `json:"events_before"`
-	After    []json.RawMessage                     `json:"events_after"`
-	Profiles map[id.UserID]roomserver.JoinedMember `json:"profile_info,omitempty"`
+	Start    string                           `json:"start"`
+	End      string                           `json:"end"`
+	Before   []json.RawMessage                `json:"events_before"`
+	After    []json.RawMessage                `json:"events_after"`
+	Profiles map[id.UserID]roomserver.Profile `json:"profile_info,omitempty"`
 }
 
 type searchGroup struct {

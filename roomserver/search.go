@@ -196,6 +196,14 @@ type SearchResults struct {
 	Next *SearchFrom
 }
 
+// Profile is a member's, as a search shows it.
+//
+// spec: client-server-api/modules/search.md#post_matrixclientv3search
+type Profile struct {
+	DisplayName string `json:"displayname,omitempty"`
+	AvatarURL   string `json:"avatar_url,omitempty"`
+}
+
 // SearchResult is one event that was found.
 type SearchResult struct {
 	Rank   float64
@@ -206,7 +214,7 @@ type SearchResult struct {
 	// Context is what is around it; nil where it was not asked for.
 	Context *EventContext
 	// Profiles are the profiles of who sent these events.
-	Profiles map[id.UserID]JoinedMember
+	Profiles map[id.UserID]Profile
 }
 
 // Search finds events in rooms that the reader is in, and in those that they left as far as
@@ -403,15 +411,15 @@ func (f *finding) addContext(v *View, hit *storage.SearchHit, result *SearchResu
 		return nil
 	}
 	members, err := f.MembersAt(f.tx, hit.Root, senders(users))
-	result.Profiles = make(map[id.UserID]JoinedMember, len(members))
+	result.Profiles = make(map[id.UserID]Profile, len(members))
 	for i := range members {
 		m := gjson.GetManyBytes(members[i].JSON, "state_key", "content.displayname", "content.avatar_url")
-		var p JoinedMember
+		var p Profile
 		if m[1].Type == gjson.String {
-			p.DisplayName = &m[1].Str
+			p.DisplayName = m[1].Str
 		}
 		if strings.HasPrefix(m[2].Str, "mxc://") {
-			p.AvatarURL = &m[2].Str
+			p.AvatarURL = m[2].Str
 		}
 		result.Profiles[id.UserID(m[0].Str)] = p
 	}

@@ -168,10 +168,11 @@ func (c *Client) doIdentity(req *http.Request, out any) error {
 	return nil
 }
 
-// badIdentity says that an identity server is of no use now; a client is told no more.
+// badIdentity says that what a client called an identity server does not answer as one that is to be trusted would: the
+// client chose it, so that is no fault of ours.
 func badIdentity(err error) error {
 	return fmt.Errorf("identity server: %w: %w", err,
-		matrixerr.New(matrixerr.Unknown, "The identity server does not answer as it should.").WithStatus(http.StatusBadGateway))
+		matrixerr.New(matrixerr.ServerNotTrusted, "The identity server does not answer as it should."))
 }
 
 // CheckIdentityKey asks an identity server at a URL of its own whether a key is still good.

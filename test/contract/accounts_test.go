@@ -177,7 +177,7 @@ func addresses(s *scene) {
 	}
 	s.refused("bind3PID", alice, 400, "M_SESSION_NOT_VALIDATED", object{"client_secret": "secret", "sid": "another",
 		"id_server": s.identity.name, "id_access_token": "token"})
-	s.refused("bind3PID", alice, 502, "M_UNKNOWN", object{"client_secret": "secret", "sid": "1", "id_server": "127.0.0.1:1", "id_access_token": "token"})
+	s.refused("bind3PID", alice, 400, "M_SERVER_NOT_TRUSTED", object{"client_secret": "secret", "sid": "1", "id_server": "127.0.0.1:1", "id_access_token": "token"})
 
 	bob := s.user("bob")
 	room := alice.NewRoom(nil)
