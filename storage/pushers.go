@@ -43,6 +43,38 @@ func (tx *Tx) ListUsersWithPusher(users []id.UserID) ([]id.UserID, error) {
 		`SELECT DISTINCT user_id FROM pushers WHERE user_id = ANY($1)`, sqldb.Array(users))
 }
 
+// PushMember is a local member of a room who has pushers, with when what decides on their
+// notifications last changed.
+type PushMember struct {
+	User id.UserID
+	// Since is when the user's membership came to be what it is.
+	Since id.Pos
+	// PushRules and Ignored are when their push rules and whom they ignore last changed, 0 for never.
+	PushRules, Ignored id.Pos
+}
+
+// ListPushMembers are the members of a room who have pushers.
+func (tx *Tx) ListPushMembers(room RoomNID) ([]PushMember, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (m PushMember, err error) {
+		return m, row.Scan(&m.User, &m.Since, &m.PushRules, &m.Ignored)
+	}, `SELECT m.user_id, m.pos,
+			COALESCE((SELECT pos FROM account_data a WHERE a.user_id = m.user_id AND a.room_id = '' AND a.type = 'm.push_rules'), 0),
+			COALESCE((SELECT pos FROM account_data a WHERE a.user_id = m.user_id AND a.room_id = '' AND a.type = 'm.ignored_user_list'), 0)
+		FROM memberships m WHERE m.room_nid = $1 AND m.membership = 'join' AND m.local
+		AND EXISTS (SELECT 1 FROM pushers p WHERE p.user_id = m.user_id)`, room)
+}
+
+// HasPushers says whether anybody has a pusher.
+func (tx *Tx) HasPushers() (bool, error) {
+	var one int
+	return found(tx.QueryRow(`SELECT 1 FROM pushers LIMIT 1`, nil, &one))
+}
+
+// GetPusher is one pusher of a user.
+func (tx *Tx) GetPusher(user id.UserID, appID, pushKey string) (Pusher, error) {
+	return one(tx, scanPusher, `SELECT `+pusherColumns+` FROM pushers WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`, user, appID, pushKey)
+}
+
 // DeletePusher removes a user's pusher.
 func (tx *Tx) DeletePusher(user id.UserID, appID, pushKey string) error {
 	_, err := tx.Exec(`DELETE FROM pushers WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`, user, appID, pushKey)

@@ -62,6 +62,13 @@ func (tx *Tx) ListReceiptsOfUser(room RoomNID, user id.UserID) ([]Receipt, error
 		WHERE room_nid = $1 AND user_id = $2`, room, user)
 }
 
+// ListRoomsRead are the rooms of a user in which they have read on after a position.
+func (tx *Tx) ListRoomsRead(user id.UserID, from id.Pos) ([]RoomNID, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (nid RoomNID, err error) { return nid, row.Scan(&nid) },
+		`SELECT DISTINCT m.room_nid FROM memberships m JOIN receipts r ON r.room_nid = m.room_nid AND r.user_id = m.user_id
+		WHERE m.user_id = $1 AND r.pos > $2`, user, from)
+}
+
 // ListReceipts are up to limit receipts in a room with from < pos <= to that user may see,
 // the newest first.
 func (tx *Tx) ListReceipts(room RoomNID, user id.UserID, from, to id.Pos, limit int) ([]Receipt, error) {

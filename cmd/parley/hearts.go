@@ -15,7 +15,9 @@ import (
 	"parley/federation/sender"
 	"parley/internal/mail"
 	"parley/internal/stream"
+	"parley/internal/unread"
 	"parley/media"
+	"parley/push"
 	"parley/roomserver"
 	"parley/storage"
 	"parley/userserver"
@@ -33,6 +35,9 @@ type hearts struct {
 	remote *remote.Client
 	// sender is nil there, and in a command: what one writes is sent when the node serves again.
 	sender *sender.Sender
+	// unread and pusher are nil in a command.
+	unread *unread.Counter
+	pusher *push.Pusher
 }
 
 // openHearts connects to the database, which it makes where there is none. publish is given
@@ -114,6 +119,9 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 
 // close ends what runs, and writes what was accepted.
 func (h *hearts) close() error {
+	if h.pusher != nil {
+		h.pusher.Close()
+	}
 	if h.sender != nil {
 		h.sender.Close()
 	}

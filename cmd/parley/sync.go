@@ -10,8 +10,10 @@ import (
 	"parley/clientapi/syncapi"
 	"parley/config"
 	"parley/internal/id"
+	"parley/internal/outgoing"
 	"parley/internal/stream"
 	"parley/internal/unread"
+	"parley/push"
 )
 
 // openNode connects to the database, and starts what wakes those who wait for news of it and what
@@ -31,16 +33,34 @@ func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger, metrics
 		hub.Close()
 		return nil, nil, err
 	}
-	if h.sender, err = newSender(cfg, h, broker, log, metrics); err != nil {
+	if err := h.start(cfg, broker, log, metrics); err != nil {
 		hub.Close()
 		return nil, nil, errors.Join(err, h.close())
 	}
 	return h, hub, nil
 }
 
+// start starts what follows the log: what counts what people have not read, pushes it to their
+// phones, and sends to other servers.
+func (h *hearts) start(cfg *config.Config, broker *stream.Broker, log *slog.Logger, metrics prometheus.Registerer) (err error) {
+	if h.unread, err = unread.New(h.db, h.rooms); err != nil {
+		return err
+	}
+	if h.sender, err = newSender(cfg, h, broker, log, metrics); err != nil {
+		return err
+	}
+	h.pusher, err = push.New(push.Options{
+		DB: h.db, Rooms: h.rooms, Unread: h.unread, Broker: broker,
+		Dial:   outgoing.New(cfg.Outgoing.DenyNetworks, cfg.Outgoing.AllowNetworks).DialContext,
+		Shared: cfg.Database.URL.Reveal() != "",
+		Log:    log.With(packageKey, "push"), Metrics: metrics,
+	})
+	return err
+}
+
 // newSync makes /sync.
-func newSync(cfg *config.Config, h *hearts, hub *stream.Hub, counter *unread.Counter, log *slog.Logger) (*syncapi.API, error) {
-	o := syncapi.Options{DB: h.db, Rooms: h.rooms, Hub: hub, Users: h.users, Unread: counter.Count, UnreadNow: counter.Now, Log: log.With(packageKey, "sync")}
+func newSync(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger) (*syncapi.API, error) {
+	o := syncapi.Options{DB: h.db, Rooms: h.rooms, Hub: hub, Users: h.users, Unread: h.unread.Count, UnreadNow: h.unread.Now, Log: log.With(packageKey, "sync")}
 	if cfg.Presence != config.PresenceOff {
 		o.Presence = func(user id.UserID) syncapi.Presence { return syncapi.Presence(h.users.GetPresence(user)) }
 	}

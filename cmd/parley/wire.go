@@ -20,7 +20,6 @@ import (
 	"parley/federation"
 	"parley/internal/httpapi"
 	"parley/internal/stream"
-	"parley/internal/unread"
 )
 
 // run is the node: it makes all parts, connects them, and returns when ctx is done and all
@@ -142,12 +141,8 @@ func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, 
 		}
 		serverRoutes = serverIdentity(h)
 	}
-	counter, err := unread.New(h.db, h.rooms)
-	if err != nil {
-		return nil, nil, err
-	}
 	client, err := clientapi.New(clientapi.Options{
-		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Media: h.media, Unread: counter, Epoch: h.db.Epoch(),
+		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Media: h.media, Unread: h.unread, Epoch: h.db.Epoch(),
 		Registration: registration(cfg.Registration, h.users.HasMail()),
 		WellKnown:    wellKnown(cfg.WellKnown),
 		TURN:         clientapi.TURN{URIs: cfg.TURN.URIs, SharedSecret: cfg.TURN.SharedSecret.Reveal(), Lifetime: cfg.TURN.Lifetime},
@@ -155,7 +150,7 @@ func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, 
 	if err != nil {
 		return nil, nil, err
 	}
-	syncing, err := newSync(cfg, h, hub, counter, log)
+	syncing, err := newSync(cfg, h, hub, log)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -6,7 +6,7 @@
 // by event. So a message costs the same however many people are in the room, and what changes
 // the past, as a redaction or another push rule does, needs no repair.
 //
-// It pushes nothing to anybody.
+// It pushes nothing to anybody, but says whom an event is to be pushed to.
 //
 // spec: client-server-api/modules/push.md#receiving-notifications
 package unread

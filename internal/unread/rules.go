@@ -44,6 +44,11 @@ func (c *Counter) rulesOf(tx *storage.Tx, user id.UserID) (*rules, error) {
 	if v.ignored, err = tx.GetAccountDataPos(user, "", ignoredUserType); err != nil {
 		return nil, err
 	}
+	return c.rulesAt(tx, user, v)
+}
+
+// rulesAt are the rules of a user, of which it is known when they last changed.
+func (c *Counter) rulesAt(tx *storage.Tx, user id.UserID, v rulesVersion) (*rules, error) {
 	if v == unchanged.version {
 		return unchanged, nil
 	}

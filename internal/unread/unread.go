@@ -48,6 +48,7 @@ type Counter struct {
 	rules  *lru.Cache[id.UserID, *rules]
 	lists  *lists
 	tails  *lru.Cache[id.RoomID, *tail]
+	totals *lru.Cache[id.UserID, *total]
 }
 
 // New makes a Counter.
@@ -71,7 +72,11 @@ func New(db *storage.DB, rooms *roomserver.Server) (*Counter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("unread: %w", err)
 	}
-	return &Counter{db: db, rooms: rooms, events: events, rules: rules, lists: lists, tails: tails}, nil
+	totals, err := lru.New[id.UserID, *total](cachedTotals)
+	if err != nil {
+		return nil, fmt.Errorf("unread: %w", err)
+	}
+	return &Counter{db: db, rooms: rooms, events: events, rules: rules, lists: lists, tails: tails, totals: totals}, nil
 }
 
 // Count counts what a user has not read in a room, as the snapshot has it. There is nothing

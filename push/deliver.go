@@ -1,0 +1,280 @@
+package push
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+
+	"github.com/tidwall/gjson"
+
+	"parley/internal/delivery"
+	"parley/internal/id"
+	"parley/internal/unread"
+	"parley/storage"
+)
+
+// maxResponse bounds what is read of a gateway's answer.
+const maxResponse = 64 << 10
+
+// kindHTTP is the kind of pushers that are gateways.
+const kindHTTP = "http"
+
+// settings are what a client has set of a pusher.
+type settings struct {
+	Kind string `json:"kind"`
+	Data struct {
+		URL    string `json:"url"`
+		Format string `json:"format"`
+	} `json:"data"`
+	// rest is the data as the gateway gets it.
+	rest map[string]json.RawMessage
+}
+
+func parseSettings(text []byte) (*settings, error) {
+	var s settings
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, fmt.Errorf("a pusher's settings: %w", err)
+	}
+	if err := json.Unmarshal([]byte(gjson.GetBytes(text, "data").Raw), &s.rest); err != nil {
+		return nil, fmt.Errorf("a pusher's data: %w", err)
+	}
+	delete(s.rest, "url")
+	return &s, nil
+}
+
+// work is one notification to deliver, or, without an event, how much is unread.
+type work struct {
+	pusher *storage.Pusher
+	*settings
+	body   *notification
+	unread int
+	pos    id.Pos
+}
+
+// notification is what a gateway is told.
+//
+// spec: push-gateway-api.md#post_matrixpushv1notify
+type notification struct {
+	EventID           id.EventID      `json:"event_id,omitempty"`
+	RoomID            id.RoomID       `json:"room_id,omitempty"`
+	Type              string          `json:"type,omitempty"`
+	Sender            id.UserID       `json:"sender,omitempty"`
+	SenderDisplayName string          `json:"sender_display_name,omitempty"`
+	RoomName          string          `json:"room_name,omitempty"`
+	RoomAlias         string          `json:"room_alias,omitempty"`
+	UserIsTarget      bool            `json:"user_is_target,omitempty"`
+	Prio              string          `json:"prio,omitempty"`
+	Content           json.RawMessage `json:"content,omitempty"`
+	Counts            map[string]int  `json:"counts"`
+	Devices           []device        `json:"devices"`
+}
+
+type device struct {
+	AppID     string                     `json:"app_id"`
+	PushKey   string                     `json:"pushkey"`
+	PushKeyTS int64                      `json:"pushkey_ts"`
+	Data      map[string]json.RawMessage `json:"data"`
+	Tweaks    map[string]any             `json:"tweaks,omitempty"`
+}
+
+// Deliver pushes the first notification that a pusher has not got; where there is none, how
+// much is unread if that has changed.
+func (p *Pusher) Deliver(ctx context.Context, destination string, from, to id.Pos) (delivery.Result, error) {
+	user, app, key, err := pusherOf(destination)
+	if err != nil {
+		return delivery.Result{}, err
+	}
+	var w *work
+	err = p.DB.Read(ctx, func(tx *storage.Tx) error {
+		pusher, err := tx.GetPusher(user, app, key)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		w, err = p.next(tx, &pusher, from, to)
+		return err
+	})
+	if err != nil {
+		return delivery.Result{}, err
+	}
+	if w == nil {
+		return delivery.Result{Done: to}, nil
+	}
+	before, known := p.told.Get(destination)
+	if w.body.EventID == "" && (!known || before == w.unread) {
+		return delivery.Result{Done: to}, nil // nothing was pushed that would have to be taken back
+	}
+	rejected, err := p.post(ctx, w)
+	switch {
+	case err != nil:
+		p.pushed.WithLabelValues("failed").Inc()
+		return delivery.Result{}, fmt.Errorf("push to %s: %w", w.Data.URL, err)
+	case slices.Contains(rejected, key):
+		p.pushed.WithLabelValues("rejected").Inc()
+		p.told.Remove(destination)
+		err := p.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeletePusher(user, app, key) })
+		return delivery.Result{Done: to, Reached: true}, err
+	}
+	p.pushed.WithLabelValues("ok").Inc()
+	p.told.Add(destination, w.unread)
+	return delivery.Result{Done: w.pos, Reached: true}, nil
+}
+
+// next is what a pusher is to be told next; nil where it is none that tells anybody.
+func (p *Pusher) next(tx *storage.Tx, pusher *storage.Pusher, from, to id.Pos) (*work, error) {
+	s, err := parseSettings(pusher.JSON)
+	if err != nil || s.Kind != kindHTTP {
+		return nil, err
+	}
+	w := &work{pusher: pusher, settings: s, pos: to, body: &notification{}}
+	member := make(map[storage.RoomNID]bool)
+	for from < to {
+		entries, err := tx.ListLog(from, to, logAtOnce)
+		if err != nil {
+			return nil, err
+		}
+		for i := range entries {
+			if found, err := p.try(tx, w, &entries[i], member); err != nil {
+				return nil, err
+			} else if found {
+				w.pos = entries[i].Pos
+				return w, p.count(tx, w)
+			}
+		}
+		if len(entries) < logAtOnce {
+			break
+		}
+		from = entries[len(entries)-1].Pos
+	}
+	return w, p.count(tx, w)
+}
+
+// count finds out how much is unread.
+func (p *Pusher) count(tx *storage.Tx, w *work) (err error) {
+	if w.unread, err = p.Unread.Total(tx, w.pusher.User); err != nil {
+		return err
+	}
+	// A count of zero should be left out; but where it is all that is told, it is the news.
+	w.body.Counts = map[string]int{}
+	if w.unread > 0 || w.body.EventID == "" {
+		w.body.Counts["unread"] = w.unread
+	}
+	return nil
+}
+
+// try makes an event what is told, if the pusher's user is to be notified of it. member are the
+// rooms of which is known whether the user has to do with them.
+func (p *Pusher) try(tx *storage.Tx, w *work, l *storage.LogEntry, member map[storage.RoomNID]bool) (bool, error) {
+	user := w.pusher.User
+	is, ok := member[l.Room]
+	if !ok {
+		m, err := tx.GetMembership(user, l.Room)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return false, err
+		}
+		is = err == nil && (m.Membership == "join" || m.Membership == "invite")
+		member[l.Room] = is
+	}
+	if !is {
+		return false, nil
+	}
+	row, room, err := eventOf(tx, l)
+	if err != nil {
+		return false, err
+	}
+	if sent := gjson.GetBytes(row.JSON, "origin_server_ts").Int(); p.Now().UnixMilli()-sent > tooOld.Milliseconds() {
+		return false, nil
+	}
+	pending, err := p.Unread.Pending(tx, user, room, row)
+	if err != nil || pending == nil {
+		return false, err
+	}
+	return true, p.describe(tx, w, room, row, pending)
+}
+
+// describe says what a gateway is told of an event.
+func (p *Pusher) describe(tx *storage.Tx, w *work, room *storage.Room, row *storage.TimelineEvent, pending *unread.Pending) error {
+	n := w.body
+	n.EventID, n.RoomID, n.Prio = row.ID, room.ID, "low"
+	if pending.Highlight || pending.Sound != "" {
+		n.Prio = "high"
+	}
+	tweaks := make(map[string]any)
+	if pending.Highlight {
+		tweaks["highlight"] = true
+	}
+	if pending.Sound != "" {
+		tweaks["sound"] = pending.Sound
+	}
+	n.Devices = []device{{Tweaks: tweaks}}
+	if w.Data.Format == "event_id_only" {
+		// spec: client-server-api/modules/push.md#post_matrixclientv3pushersset
+		n.Prio, n.Devices = "", nil
+		return nil
+	}
+	f := gjson.GetManyBytes(row.JSON, "type", "sender", "state_key", "content")
+	n.Type, n.Sender, n.Content = f[0].Str, id.UserID(f[1].Str), json.RawMessage(f[3].Raw)
+	n.UserIsTarget = n.Type == "m.room.member" && f[2].Str == string(w.pusher.User)
+	members, err := p.Rooms.MembersAt(tx, row.Root, []id.UserID{n.Sender})
+	if err != nil {
+		return err
+	}
+	if len(members) > 0 {
+		n.SenderDisplayName = gjson.GetBytes(members[0].JSON, "content.displayname").Str
+	}
+	for _, name := range [...]struct {
+		to      *string
+		typ, of string
+	}{{&n.RoomName, "m.room.name", "name"}, {&n.RoomAlias, "m.room.canonical_alias", "alias"}} {
+		content, err := p.Rooms.StateContent(tx, room, row.Root, name.typ, "")
+		if err != nil {
+			return err
+		}
+		*name.to = gjson.GetBytes(content, name.of).Str
+	}
+	return nil
+}
+
+// post tells a gateway, and gives the keys that it wants to hear no more of.
+func (p *Pusher) post(ctx context.Context, w *work) (rejected []string, err error) {
+	var tweaks map[string]any
+	if len(w.body.Devices) > 0 {
+		tweaks = w.body.Devices[0].Tweaks
+	}
+	w.body.Devices = []device{{
+		AppID: w.pusher.AppID, PushKey: w.pusher.PushKey, PushKeyTS: w.pusher.Created / 1000, Data: w.rest, Tweaks: tweaks,
+	}}
+	text, err := json.Marshal(map[string]*notification{"notification": w.body})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.Data.URL, bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the gateway answers with status %d", resp.StatusCode)
+	}
+	for _, k := range gjson.GetBytes(body, "rejected").Array() {
+		rejected = append(rejected, k.Str)
+	}
+	return rejected, nil
+}
