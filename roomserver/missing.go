@@ -368,35 +368,16 @@ func (s *Server) fetchEach(ctx context.Context, origin id.ServerName, events []i
 // takeOutliers takes in events without a place in the DAG. Those whose auth events we neither
 // have nor get can't be judged, and are left out.
 func (s *Server) takeOutliers(ctx context.Context, room *storage.Room, events []json.RawMessage) error {
-	pdus, _ := s.parseAll(ctx, room, events, func(id.EventID) bool { return true }, nil)
-	found := make(map[id.EventID]gomatrixserverlib.PDU, len(pdus))
-	var ids []id.EventID
-	for _, pdu := range pdus {
-		found[id.EventID(pdu.EventID())] = pdu
-		ids = append(ids, id.EventID(pdu.EventID()))
-		for _, auth := range pdu.AuthEventIDs() {
-			ids = append(ids, id.EventID(auth))
-		}
-	}
-	slices.Sort(ids)
-	have, err := s.placed(ctx, slices.Compact(ids))
+	_, pdus, err := s.parseState(ctx, room, events)
 	if err != nil {
 		return err
 	}
-	var list []gomatrixserverlib.PDU
-	for _, pdu := range sorted(found, gomatrixserverlib.PDU.AuthEventIDs) {
-		event := id.EventID(pdu.EventID())
-		if have[event] != absent {
-			continue
-		}
-		complete := !slices.ContainsFunc(pdu.AuthEventIDs(), func(auth string) bool { return have[id.EventID(auth)] == absent })
-		if complete {
-			list = append(list, pdu)
-			have[event] = outlier
-		}
+	judged, err := s.judge(ctx, room, pdus)
+	if err != nil {
+		return err
 	}
-	for part := range slices.Chunk(list, outliersAtOnce) {
-		if err := s.ReceiveOutliers(ctx, room.ID, part); err != nil {
+	for part := range slices.Chunk(judged, outliersAtOnce) {
+		if err := s.insertOutliers(ctx, room, part); err != nil {
 			return err
 		}
 	}

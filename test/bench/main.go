@@ -52,6 +52,7 @@ var scenarios = []scenario{
 	{"large", (*bench).large},
 	{"messages", (*bench).messages},
 	{"federation", (*bench).federation},
+	{"joining", (*bench).joining},
 }
 
 func main() {
