@@ -51,6 +51,7 @@ var scenarios = []scenario{
 	{"sync", (*bench).sync},
 	{"large", (*bench).large},
 	{"messages", (*bench).messages},
+	{"files", (*bench).files},
 	{"federation", (*bench).federation},
 	{"joining", (*bench).joining},
 }

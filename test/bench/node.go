@@ -162,7 +162,7 @@ func (b *bench) start(g *ground, durability string) (*node, error) {
 	}
 	config := filepath.Join(g.dir, "parley.yaml")
 	text := "server_name: " + string(g.name) + "\ndata_dir: " + g.dir + "\nregistration: {allow: anyone}\n" +
-		"rate_limits: {enabled: false}\nmetrics: {address: 127.0.0.1:0}\ndatabase: {durability: " + durability + "}\n" +
+		"rate_limits: {enabled: false}\nlimits: {upload_size: 200 MiB}\nmetrics: {address: 127.0.0.1:0}\ndatabase: {durability: " + durability + "}\n" +
 		"listeners:\n  client: {address: 127.0.0.1:0}\n"
 	if g.certificate != "" {
 		text += "  federation: {address: " + string(g.name) + ", tls_certificate: " + g.certificate + ", tls_key: " + g.certificate + "}\n" +
