@@ -2,11 +2,12 @@ package federation
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
-	"mime/multipart"
 	"net/http"
-	"net/textproto"
+	"strconv"
+	"strings"
 	"time"
 
 	"parley/internal/disposition"
@@ -72,25 +73,19 @@ func (a *API) thumbnail(ctx context.Context, _ *httpapi.Request, in *thumbnailRe
 }
 
 // sendFile answers with two parts: what is said of the file, which is nothing so far, and the
-// file.
+// file. Its type comes before its name, as in the specification's example: a Synapse does not find the
+// name otherwise.
 func sendFile(w http.ResponseWriter, f *media.File) error {
 	defer f.Close()
-	parts := multipart.NewWriter(w)
-	w.Header().Set("Content-Type", "multipart/mixed; boundary="+parts.Boundary())
-	about, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {"application/json"}})
-	if err != nil {
-		return err
-	}
-	if _, err := io.WriteString(about, "{}"); err != nil {
-		return err
-	}
 	kind, header := disposition.Of(f.Type, f.Name)
-	body, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {kind}, "Content-Disposition": {header}})
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(body, f); err != nil {
+	boundary := rand.Text() + rand.Text()
+	start := "--" + boundary + "\r\nContent-Type: application/json\r\n\r\n{}\r\n" +
+		"--" + boundary + "\r\nContent-Type: " + kind + "\r\nContent-Disposition: " + header + "\r\n\r\n"
+	end := "\r\n--" + boundary + "--\r\n"
+	w.Header().Set("Content-Type", "multipart/mixed; boundary="+boundary)
+	w.Header().Set("Content-Length", strconv.FormatInt(int64(len(start)+len(end))+f.Size(), 10))
+	if _, err := io.Copy(w, io.MultiReader(strings.NewReader(start), f, strings.NewReader(end))); err != nil {
 		return fmt.Errorf("send a file: %w", err)
 	}
-	return parts.Close()
+	return nil
 }

@@ -57,6 +57,7 @@ func newStore(ctx context.Context, cfg *config.Config) (blob.Store, error) {
 
 func (m *Main) mediaCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "media", Short: "Look after uploaded files"}
+	cmd.PersistentFlags().StringVar(&m.dataDir, "data", "", "data `folder` of the server, if it was started with --data")
 	cmd.AddCommand(&cobra.Command{
 		Use:   "verify",
 		Short: "Read all files, and say which are lost or not what they were",
