@@ -465,19 +465,18 @@ func (s *Server) judgeAgain(w *work, join *event) (late []lateEvent, err error) 
 		if err := s.judgeOne(w, e); err != nil {
 			return nil, err
 		}
-		switch {
-		case e.Status == storage.Rejected:
-		case was == storage.Rejected:
+		if e.Status != storage.Accepted {
+			continue
+		}
+		if was != storage.Accepted {
 			late = append(late, lateEvent{event: e})
-			fallthrough
-		default:
-			f, err := s.followed(w, e)
-			if err != nil {
-				return nil, err
-			}
-			for prev := range f {
-				followed[prev] = true
-			}
+		}
+		f, err := s.followed(w, e)
+		if err != nil {
+			return nil, err
+		}
+		for prev := range f {
+			followed[prev] = true
 		}
 	}
 	for i := range late {

@@ -193,6 +193,7 @@ func TestPartialJudgedAgain(t *testing.T) {
 		events := []json.RawMessage{
 			say("@gone:a", spec.MRoomMember, "@there:a", map[string]any{"membership": "leave"}, gone, there),
 			say("@there:a", spec.MRoomTopic, "", map[string]any{"topic": "there"}, there),
+			say("@third:a", spec.MRoomName, "", map[string]any{"name": "no"}, a.memberEvent(t, room, "@third:a", spec.Join)),
 			say(a.user, "m.room.message", "-", map[string]any{"body": "last"}, a.memberEvent(t, room, a.user, spec.Join)),
 		}
 		taken, err := b.Take(ctx, "a", events)
@@ -214,7 +215,7 @@ func TestPartialJudgedAgain(t *testing.T) {
 		for _, e := range b.events(t, room) {
 			shown = append(shown, e.ID)
 		}
-		if want := []id.EventID{head.ID, taken[2].Event, taken[1].Event}; !slices.Equal(shown, want) {
+		if want := []id.EventID{head.ID, taken[3].Event, taken[1].Event}; !slices.Equal(shown, want) {
 			t.Errorf("the timeline is %q, not %q", shown, want)
 		}
 		want := append(a.state(t, room), "m.room.topic  "+string(taken[1].Event))

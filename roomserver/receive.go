@@ -178,7 +178,6 @@ func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID)
 		return false, err
 	}
 	e.Status = storage.Rejected
-	doubtful := ok && w.room.Partial != 0
 	if ok {
 		if ok, err = s.passes(w, e, root, auth); err != nil {
 			return false, err
@@ -205,7 +204,7 @@ func (s *Server) accept(w *work, pdu gomatrixserverlib.PDU, before []id.EventID)
 	if err := s.admit(w, e, root); err != nil {
 		return false, err
 	}
-	if e.Status == storage.Rejected && doubtful {
+	if w.room.Partial != 0 && e.Status != storage.Accepted {
 		err = w.tx.InsertDoubtfulEvent(w.room.NID, e.NID)
 	}
 	return e.Status == storage.Rejected, err

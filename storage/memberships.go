@@ -114,8 +114,8 @@ func (tx *Tx) ListSomeMembers(room RoomNID, memberships []string, except id.User
 func (tx *Tx) ListSharedRooms(user id.UserID, with []id.UserID) ([]id.UserID, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
 		`SELECT DISTINCT o.user_id FROM memberships o JOIN memberships m ON m.room_nid = o.room_nid
-		WHERE o.user_id = ANY($2) AND o.membership = 'join' AND m.user_id = $1 AND m.membership = 'join'`,
-		user, sqldb.Array(with))
+		WHERE o.user_id = ANY($2) AND o.membership || '' = 'join' AND m.user_id = $1 AND m.membership = 'join'`,
+		user, sqldb.Array(with)) // the || keeps SQLite from going through all members of the rooms
 }
 
 // ListMutualRooms are up to limit rooms that two users are both joined to, in the order of their

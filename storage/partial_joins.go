@@ -40,13 +40,13 @@ func (tx *Tx) DeletePartialJoin(room RoomNID) error {
 	return err
 }
 
-// InsertDoubtfulEvent notes that an event was rejected by what was known of a partial room.
+// InsertDoubtfulEvent notes that an event was not accepted by what was known of a partial room.
 func (tx *Tx) InsertDoubtfulEvent(room RoomNID, event EventNID) error {
 	_, err := tx.Exec(`INSERT INTO doubtful_events (room_nid, event_nid) VALUES ($1, $2) ON CONFLICT (room_nid, event_nid) DO NOTHING`, room, event)
 	return err
 }
 
-// ListDoubtfulEvents are the events that were rejected in a partial room.
+// ListDoubtfulEvents are the events that were not accepted in a partial room.
 func (tx *Tx) ListDoubtfulEvents(room RoomNID) ([]Event, error) {
 	return sqldb.List(tx.Tx, scanEvent, `SELECT `+eventColumns+` FROM events
 		WHERE nid IN (SELECT event_nid FROM doubtful_events WHERE room_nid = $1) ORDER BY nid`, room)

@@ -56,7 +56,8 @@ func (tx *Tx) ListServersOfUser(user id.UserID) ([]id.ServerName, error) {
 func (tx *Tx) ListUsersOfServer(server id.ServerName, users []id.UserID) ([]id.UserID, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
 		`SELECT DISTINCT m.user_id FROM memberships m JOIN room_servers s ON s.room_nid = m.room_nid
-		WHERE m.user_id = ANY($2) AND m.membership = 'join' AND s.server = $1 AND s.joined > 0`, server, sqldb.Array(users))
+		WHERE m.user_id = ANY($2) AND m.membership || '' = 'join' AND s.server = $1 AND s.joined > 0`,
+		server, sqldb.Array(users)) // the || keeps SQLite from going through all members of the rooms
 }
 
 // Outgoing is a row of outgoing: an event that it is for us to send.

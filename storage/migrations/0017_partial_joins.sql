@@ -14,7 +14,7 @@ CREATE TABLE presumed_servers (
 ); -- postgres
 ) WITHOUT ROWID; -- sqlite
 
--- Events that broke the rules by what was known in such a room: they are judged again.
+-- Events that were not accepted by what was known in such a room: they are judged again.
 CREATE TABLE doubtful_events (
     room_nid  BIGINT NOT NULL,
     event_nid BIGINT NOT NULL,
