@@ -53,6 +53,9 @@ func ask(ctx context.Context, h http.Handler, method, path, body string) (int, s
 }
 
 // spec: server-server-api.md#retrieving-server-keys
+// spec: server-server-api.md#get_matrixkeyv2server
+// spec: server-server-api.md#get_matrixfederationv1version
+// spec: server-server-api.md#getwell-knownmatrixserver
 func TestIdentity(t *testing.T) {
 	n := testnet.New(t)
 	a, aKey := identityOf(t, n, "a.org")

@@ -39,6 +39,7 @@ func TestTwo(t *testing.T) {
 		host, guest := network.Parley(t, db, ""), network.Parley(t, db.Another(t), "")
 		t.Run("stories", func(t *testing.T) { tell(t, host, guest) })
 		t.Run("demotion", func(t *testing.T) { demotion(t, host, guest) })
+		t.Run("files", func(t *testing.T) { files(t, host, guest) })
 		t.Run("outage", func(t *testing.T) { outage(t, host, guest) })
 	})
 }

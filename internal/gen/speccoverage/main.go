@@ -46,46 +46,65 @@ type endpoint struct {
 	test  string
 }
 
+// api is the endpoints of one of the APIs.
+type api struct {
+	title     string
+	endpoints []endpoint
+}
+
 func generate(root string) ([]byte, error) {
-	sources, err := readSources(root)
-	if err != nil {
-		return nil, err
-	}
-	clientRoutes, serverRoutes, err := routes()
-	if err != nil {
-		return nil, err
-	}
-	not, err := notOffered(sources)
+	apis, sources, err := survey(root)
 	if err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer
 	out.WriteString(head)
-	for _, api := range []struct {
+	for _, a := range apis {
+		writeEndpoints(&out, a.title, a.endpoints)
+	}
+	err = writeMSCs(&out, sources)
+	return out.Bytes(), err
+}
+
+// survey finds out what becomes of each endpoint.
+func survey(root string) ([]api, *sources, error) {
+	sources, err := readSources(root)
+	if err != nil {
+		return nil, nil, err
+	}
+	clientRoutes, serverRoutes, err := routes()
+	if err != nil {
+		return nil, nil, err
+	}
+	not, err := notOffered(sources)
+	if err != nil {
+		return nil, nil, err
+	}
+	var apis []api
+	for _, a := range []struct {
 		name, title string
 		routes      httpapi.Table
 	}{
 		{"client-server", "The client-server API", clientRoutes},
 		{"server-server", "The server-server API", serverRoutes},
 	} {
-		endpoints, err := readEndpoints(filepath.Join(root, "test", "contract", "testdata", api.name+".json"))
+		endpoints, err := readEndpoints(filepath.Join(root, "test", "contract", "testdata", a.name+".json"))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for i := range endpoints {
 			e := &endpoints[i]
-			e.route, e.not = find(api.routes, e), not[e.id]
-			if api.name == "client-server" {
+			e.route, e.not = find(a.routes, e), not[e.id]
+			if a.name == "client-server" {
 				e.test = sources.operations[e.id]
 			}
 			if e.test == "" {
 				e.test = sources.testOf(e)
 			}
 		}
-		writeEndpoints(&out, api.title, endpoints)
+		apis = append(apis, api{a.title, endpoints})
 	}
-	err = writeMSCs(&out, sources)
-	return out.Bytes(), err
+	return apis, sources, nil
 }
 
 func readEndpoints(file string) ([]endpoint, error) {

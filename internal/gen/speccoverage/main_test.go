@@ -23,6 +23,27 @@ func TestCommittedFileIsUpToDate(t *testing.T) {
 	}
 }
 
+// TestEverythingIsServedAndTested: no endpoint is forgotten.
+func TestEverythingIsServedAndTested(t *testing.T) {
+	apis, _, err := survey(filepath.Join("..", "..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, api := range apis {
+		if len(api.endpoints) < 30 {
+			t.Errorf("%s has %d endpoints", api.title, len(api.endpoints))
+		}
+		for _, e := range api.endpoints {
+			if e.route == nil && e.not == "" {
+				t.Errorf("%s %s is not served", e.method, e.path)
+			}
+			if e.test == "" {
+				t.Errorf("%s %s has no test", e.method, e.path)
+			}
+		}
+	}
+}
+
 func TestSamePath(t *testing.T) {
 	for _, c := range []struct {
 		route, path string
