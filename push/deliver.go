@@ -21,8 +21,11 @@ import (
 // maxResponse bounds what is read of a gateway's answer.
 const maxResponse = 64 << 10
 
-// kindHTTP is the kind of pushers that are gateways.
-const kindHTTP = "http"
+// The kinds of pushers: gateways, and mail.
+const (
+	kindHTTP  = "http"
+	kindEmail = "email"
+)
 
 // settings are what a client has set of a pusher.
 type settings struct {
@@ -54,6 +57,8 @@ type work struct {
 	body   *notification
 	unread int
 	pos    id.Pos
+	// sent is when the event was sent, in milliseconds.
+	sent int64
 }
 
 // notification is what a gateway is told.
@@ -90,18 +95,32 @@ func (p *Pusher) Deliver(ctx context.Context, destination string, from, to id.Po
 		return delivery.Result{}, err
 	}
 	var w *work
+	var l *letter
 	err = p.DB.Read(ctx, func(tx *storage.Tx) error {
+		w, l = nil, nil
 		pusher, err := tx.GetPusher(user, app, key)
 		if errors.Is(err, storage.ErrNotFound) {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		w, err = p.next(tx, &pusher, from, to)
+		s, err := parseSettings(pusher.JSON)
+		if err != nil {
+			return err
+		}
+		switch s.Kind {
+		case kindHTTP:
+			w, err = p.next(tx, &pusher, s, from, to)
+		case kindEmail:
+			l, err = p.letter(tx, &pusher, from, to)
+		}
 		return err
 	})
 	if err != nil {
 		return delivery.Result{}, err
+	}
+	if l != nil {
+		return p.mail(ctx, destination, l)
 	}
 	if w == nil {
 		return delivery.Result{Done: to}, nil
@@ -126,12 +145,8 @@ func (p *Pusher) Deliver(ctx context.Context, destination string, from, to id.Po
 	return delivery.Result{Done: w.pos, Reached: true}, nil
 }
 
-// next is what a pusher is to be told next; nil where it is none that tells anybody.
-func (p *Pusher) next(tx *storage.Tx, pusher *storage.Pusher, from, to id.Pos) (*work, error) {
-	s, err := parseSettings(pusher.JSON)
-	if err != nil || s.Kind != kindHTTP {
-		return nil, err
-	}
+// next is what a gateway is to be told next.
+func (p *Pusher) next(tx *storage.Tx, pusher *storage.Pusher, s *settings, from, to id.Pos) (*work, error) {
 	w := &work{pusher: pusher, settings: s, pos: to, body: &notification{}}
 	member := make(map[storage.RoomNID]bool)
 	for from < to {
@@ -188,7 +203,8 @@ func (p *Pusher) try(tx *storage.Tx, w *work, l *storage.LogEntry, member map[st
 	if err != nil {
 		return false, err
 	}
-	if sent := gjson.GetBytes(row.JSON, "origin_server_ts").Int(); p.Now().UnixMilli()-sent > tooOld.Milliseconds() {
+	w.sent = gjson.GetBytes(row.JSON, "origin_server_ts").Int()
+	if p.Now().UnixMilli()-w.sent > tooOld.Milliseconds() {
 		return false, nil
 	}
 	pending, err := p.Unread.Pending(tx, user, room, row)

@@ -1,4 +1,5 @@
-// Package push delivers notifications to push gateways, which wake the phones of our users.
+// Package push delivers notifications to push gateways, which wake the phones of our users, and
+// by mail to those who ask for it.
 // Whom an event is to be pushed to follows from the push rules, which package unread knows;
 // when to deliver, and when to try again, is internal/delivery's business. This package says
 // which pushers a piece of the log concerns, and tells their gateways.
@@ -28,6 +29,7 @@ import (
 
 	"parley/internal/delivery"
 	"parley/internal/id"
+	"parley/internal/mail"
 	"parley/internal/stream"
 	"parley/internal/unread"
 	"parley/storage"
@@ -52,6 +54,11 @@ type Rooms interface {
 	MembersAt(tx *storage.Tx, root int64, users []id.UserID) ([]storage.Event, error)
 }
 
+// Mailer sends mails of what people have not read.
+type Mailer interface {
+	Notify(ctx context.Context, to string, n *mail.News) error
+}
+
 // Options is what pushing needs. DB, Rooms, Unread and Broker must be given; the rest has
 // defaults.
 type Options struct {
@@ -59,6 +66,10 @@ type Options struct {
 	Rooms  Rooms
 	Unread *unread.Counter
 	Broker *stream.Broker
+	// Mail sends mails; nil where there are none. One comes MailDelay after what it tells of, and
+	// with what else has come until then, and MailEvery after the one before.
+	Mail                 Mailer
+	MailDelay, MailEvery time.Duration
 	// Dial connects to gateways; nil connects to all.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// After a failure a gateway is left alone, for one pusher, for MinDelay, twice that after the
@@ -78,7 +89,9 @@ type Pusher struct {
 	queue  *delivery.Queue
 	client *http.Client
 	// told is how much each destination was told is unread.
-	told   *lru.Cache[string, int]
+	told *lru.Cache[string, int]
+	// mailed is when each destination was last sent a mail.
+	mailed *lru.Cache[string, time.Time]
 	pushed *prometheus.CounterVec
 	stop   context.CancelFunc
 	done   sync.WaitGroup
@@ -101,11 +114,21 @@ func New(o Options) (*Pusher, error) {
 	if o.MaxDelay == 0 {
 		o.MaxDelay = time.Hour
 	}
+	if o.MailDelay == 0 {
+		o.MailDelay = 10 * time.Minute
+	}
+	if o.MailEvery == 0 {
+		o.MailEvery = 30 * time.Minute
+	}
 	told, err := lru.New[string, int](knownTotals)
 	if err != nil {
 		return nil, fmt.Errorf("push: %w", err)
 	}
-	p := &Pusher{Options: o, told: told, client: newClient(o.Dial), pushed: prometheus.NewCounterVec(prometheus.CounterOpts{
+	mailed, err := lru.New[string, time.Time](knownTotals)
+	if err != nil {
+		return nil, fmt.Errorf("push: %w", err)
+	}
+	p := &Pusher{Options: o, told: told, mailed: mailed, client: newClient(o.Dial), pushed: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "parley_push_requests_total", Help: "Requests to push gateways.",
 	}, []string{"outcome"})}
 	if o.Metrics != nil {

@@ -8,13 +8,17 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/tidwall/gjson"
 
 	"parley/internal/id"
+	"parley/internal/mail"
+	"parley/internal/matrixerr"
 	"parley/internal/stream"
 	"parley/internal/unread"
 	"parley/push"
@@ -45,6 +49,9 @@ type node struct {
 	status   int
 	rejected []string
 	asked    int
+	// later is how much later it is for the pusher, mailed what was sent by mail.
+	later  atomic.Int64
+	mailed chan *mail.News
 	// hang has the gateway keep those who ask waiting until they go.
 	hang bool
 }
@@ -52,7 +59,7 @@ type node struct {
 func each(t *testing.T, run func(n *node)) {
 	t.Helper()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
-		n := &node{TB: t, got: make(chan gjson.Result, 100), status: http.StatusOK}
+		n := &node{TB: t, got: make(chan gjson.Result, 100), mailed: make(chan *mail.News, 100), status: http.StatusOK}
 		n.gateway = httptest.NewServer(http.HandlerFunc(n.notify))
 		t.Cleanup(n.gateway.Close)
 		n.broker = stream.NewBroker()
@@ -62,7 +69,9 @@ func each(t *testing.T, run func(n *node)) {
 			DB: n.db, Name: "x.org", KeyID: "ed25519:a", Key: ed25519.NewKeyFromSeed(make([]byte, 32)), DefaultVersion: "12",
 		})
 		n.ok(err)
-		n.users = userserver.New(userserver.Options{DB: n.db, ServerName: "x.org", Rooms: n.rooms, Publish: n.broker.Publish})
+		mailer, err := mail.New(mail.Options{Host: "localhost", Port: 25, From: "x@x.org", ServerName: "x.org"})
+		n.ok(err)
+		n.users = userserver.New(userserver.Options{DB: n.db, ServerName: "x.org", Rooms: n.rooms, Publish: n.broker.Publish, Mailer: mailer})
 		t.Cleanup(n.users.Close)
 		n.start()
 		t.Cleanup(func() { n.pusher.Close() })
@@ -74,7 +83,9 @@ func (n *node) start() {
 	n.Helper()
 	counter, err := unread.New(n.db, n.rooms)
 	n.ok(err)
-	n.pusher, err = push.New(push.Options{DB: n.db, Rooms: n.rooms, Unread: counter, Broker: n.broker, MinDelay: 20 * time.Millisecond, MaxDelay: 50 * time.Millisecond})
+	n.pusher, err = push.New(push.Options{DB: n.db, Rooms: n.rooms, Unread: counter, Broker: n.broker,
+		MinDelay: 20 * time.Millisecond, MaxDelay: 50 * time.Millisecond, Mail: n, MailDelay: 10 * time.Minute, MailEvery: 30 * time.Minute,
+		Now: func() time.Time { return time.Now().Add(time.Duration(n.later.Load())) }})
 	n.ok(err)
 }
 
@@ -325,6 +336,79 @@ func TestReadMeanwhile(t *testing.T) {
 		n.answers(http.StatusOK)
 		n.start()
 		n.quiet(room)
+	})
+}
+
+// Notify is the post office.
+func (n *node) Notify(_ context.Context, to string, news *mail.News) error {
+	if to != "bob@y.org" {
+		return fmt.Errorf("there is no %s", to)
+	}
+	n.mailed <- news
+	return nil
+}
+
+func (n *node) mail() *mail.News {
+	n.Helper()
+	select {
+	case news := <-n.mailed:
+		return news
+	case <-time.After(20 * time.Second):
+		n.Fatal("no mail comes")
+		return nil
+	}
+}
+
+func TestMail(t *testing.T) {
+	each(t, func(n *node) {
+		set := func() error {
+			return n.users.SetPusher(n.Context(), bob, 1, &userserver.Pusher{
+				PushKey: "bob@y.org", Kind: "email", AppID: "m.email", AppDisplayName: "Mail", DeviceDisplayName: "bob@y.org", Lang: "en",
+			}, false)
+		}
+		if err := set(); !matrixerr.Is(err, matrixerr.ThreepidNotFound) {
+			n.Fatalf("an address of nobody is taken: %v", err)
+		}
+		n.ok(n.db.Write(n.Context(), func(tx *storage.Tx) error {
+			_, err := tx.InsertThreePID(&storage.ThreePID{User: bob, Medium: "email", Address: "bob@y.org"})
+			return err
+		}))
+		n.ok(set())
+		tea, other := n.room(bob), n.room(bob)
+		n.say(alice, tea, "one")
+		read := n.say(alice, other, "read in time")
+		n.say(alice, tea, strings.Repeat("ä", 300))
+		n.read(bob, other, read)
+		time.Sleep(100 * time.Millisecond) // for a mail that comes too soon
+		n.later.Store(int64(11 * time.Minute))
+		news := n.mail()
+		if len(news.Rooms) != 1 || len(news.Rooms[0].Messages) != 2 || news.Rooms[0].Name != "Tea" || news.Rooms[0].Messages[0] != (mail.Message{Sender: string(alice), Text: "one"}) {
+			n.Fatalf("mailed %+v", news)
+		}
+		if text := news.Rooms[0].Messages[1].Text; text != strings.Repeat("ä", 250)+"…" {
+			n.Errorf("mailed %q", text)
+		}
+		// The next comes half an hour later, with what has come by then.
+		for i := range 60 {
+			n.say(alice, other, fmt.Sprint(i))
+		}
+		n.later.Store(int64(30 * time.Minute))
+		time.Sleep(100 * time.Millisecond)
+		n.later.Store(int64(42 * time.Minute))
+		if news = n.mail(); len(news.Rooms) != 1 || len(news.Rooms[0].Messages) != 50 || news.More != 10 {
+			n.Errorf("mailed %+v", news)
+		}
+		// To an address that is not the user's any more nothing is sent.
+		n.ok(n.db.Write(n.Context(), func(tx *storage.Tx) error { return tx.DeleteThreePID(bob, "email", "bob@y.org") }))
+		n.say(alice, tea, "not for that address")
+		for list := 1; list > 0; {
+			pushers, err := n.users.ListPushers(n.Context(), bob)
+			n.ok(err)
+			list = len(pushers)
+		}
+		if len(n.mailed) != 0 {
+			n.Errorf("mailed %+v", <-n.mailed)
+		}
 	})
 }
 

@@ -3,6 +3,7 @@ package userserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/url"
 
 	"parley/internal/matrixerr"
@@ -38,7 +39,7 @@ func (s *Server) ListPushers(ctx context.Context, user id.UserID) ([]json.RawMes
 // SetPusher makes a pusher, or changes it; it ends with the device. Unless append is set, the same app and key push for
 // no other user any more.
 func (s *Server) SetPusher(ctx context.Context, user id.UserID, deviceNID int64, p *Pusher, append bool) error {
-	if err := checkPusher(p); err != nil {
+	if err := s.checkPusher(ctx, user, p); err != nil {
 		return err
 	}
 	text, err := json.Marshal(p)
@@ -56,7 +57,7 @@ func (s *Server) SetPusher(ctx context.Context, user id.UserID, deviceNID int64,
 	})
 }
 
-func checkPusher(p *Pusher) error {
+func (s *Server) checkPusher(ctx context.Context, user id.UserID, p *Pusher) error {
 	for _, f := range []struct {
 		name, value string
 		most        int
@@ -70,6 +71,9 @@ func checkPusher(p *Pusher) error {
 		case len(f.value) > f.most || !cleanText(f.value):
 			return matrixerr.New(matrixerr.InvalidParam, "%s is longer than %d bytes or has characters that are not allowed", f.name, f.most)
 		}
+	}
+	if p.Kind == "email" && s.mailer != nil {
+		return s.checkEmailPusher(ctx, user, p)
 	}
 	if p.Kind != "http" {
 		return matrixerr.New(matrixerr.InvalidParam, "pushers of kind %.50q are not known here", p.Kind)
@@ -92,6 +96,23 @@ func checkPusher(p *Pusher) error {
 		return matrixerr.New(matrixerr.InvalidParam, "data.url is not an HTTPS URL with the path /_matrix/push/v1/notify")
 	}
 	return nil
+}
+
+// checkEmailPusher checks a pusher that writes mails, which are for an address of the user's own.
+func (s *Server) checkEmailPusher(ctx context.Context, user id.UserID, p *Pusher) error {
+	if len(p.Data) == 0 {
+		p.Data = json.RawMessage(`{}`)
+	}
+	if p.Data[0] != '{' {
+		return matrixerr.New(matrixerr.BadJSON, "data is not an object")
+	}
+	return s.db.Read(ctx, func(tx *storage.Tx) error {
+		address, err := tx.GetThreePID("email", p.PushKey)
+		if errors.Is(err, storage.ErrNotFound) || err == nil && address.User != user {
+			return matrixerr.New(matrixerr.ThreepidNotFound, "the pushkey is not an email address of yours")
+		}
+		return err
+	})
 }
 
 // DeletePusher removes a pusher; it need not be there.

@@ -38,6 +38,8 @@ type hearts struct {
 	// unread and pusher are nil in a command.
 	unread *unread.Counter
 	pusher *push.Pusher
+	// mailer is nil where the node sends no mail.
+	mailer *mail.Mailer
 }
 
 // openHearts connects to the database, which it makes where there is none. publish is given
@@ -114,7 +116,7 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &hearts{db: db, rooms: rooms, users: userserver.New(uo), media: files, keys: keys, remote: servers}, nil
+	return &hearts{db: db, rooms: rooms, users: userserver.New(uo), media: files, keys: keys, remote: servers, mailer: uo.Mailer}, nil
 }
 
 // close ends what runs, and writes what was accepted.

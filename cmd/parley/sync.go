@@ -49,12 +49,16 @@ func (h *hearts) start(cfg *config.Config, broker *stream.Broker, log *slog.Logg
 	if h.sender, err = newSender(cfg, h, broker, log, metrics); err != nil {
 		return err
 	}
-	h.pusher, err = push.New(push.Options{
+	o := push.Options{
 		DB: h.db, Rooms: h.rooms, Unread: h.unread, Broker: broker,
 		Dial:   outgoing.New(cfg.Outgoing.DenyNetworks, cfg.Outgoing.AllowNetworks).DialContext,
 		Shared: cfg.Database.URL.Reveal() != "",
 		Log:    log.With(packageKey, "push"), Metrics: metrics,
-	})
+	}
+	if h.mailer != nil {
+		o.Mail = h.mailer
+	}
+	h.pusher, err = push.New(o)
 	return err
 }
 

@@ -1,5 +1,5 @@
 // Package mail sends people mail through an operator's SMTP server: links by which they show
-// that an address is theirs. Each mail has a plain part and an HTML part, made of templates.
+// that an address is theirs, and what they have not read. Each mail has a plain part and an HTML part, made of templates.
 //
 // Whom to send what, and whether a link is good, is not its business.
 package mail
@@ -128,19 +128,50 @@ type page struct {
 
 // Send sends a mail with a link to an address.
 func (m *Mailer) Send(ctx context.Context, to string, kind Kind, link string) error {
-	p := page{m.o.ServerName, link}
+	return m.send(ctx, to, string(kind), fmt.Sprintf(subjects[kind], m.o.ServerName), page{m.o.ServerName, link})
+}
+
+// News is what somebody has not read.
+type News struct {
+	User  string
+	Rooms []RoomNews
+	// More is how much there is besides.
+	More int
+}
+
+// RoomNews is what somebody has not read in one room.
+type RoomNews struct {
+	Name     string
+	Messages []Message
+}
+
+// Message is what was said, or what happened, in a line or a few.
+type Message struct {
+	Sender, Text string
+}
+
+// Notify sends a mail with what somebody has not read.
+func (m *Mailer) Notify(ctx context.Context, to string, n *News) error {
+	return m.send(ctx, to, "notify", fmt.Sprintf("News for you at %s", m.o.ServerName), struct {
+		Server string
+		*News
+	}{m.o.ServerName, n})
+}
+
+// send makes a mail of a pair of templates, and sends it.
+func (m *Mailer) send(ctx context.Context, to, template, subject string, about any) error {
 	var plain, html strings.Builder
-	if err := m.plain.ExecuteTemplate(&plain, string(kind)+".txt", p); err != nil {
+	if err := m.plain.ExecuteTemplate(&plain, template+".txt", about); err != nil {
 		return fmt.Errorf("mail: %w", err)
 	}
-	if err := m.html.ExecuteTemplate(&html, string(kind)+".html", p); err != nil {
+	if err := m.html.ExecuteTemplate(&html, template+".html", about); err != nil {
 		return fmt.Errorf("mail: %w", err)
 	}
 	msg := gomail.NewMsg()
 	if err := errors.Join(msg.From(m.o.From), msg.To(to)); err != nil {
 		return fmt.Errorf("mail: %w", err)
 	}
-	msg.Subject(fmt.Sprintf(subjects[kind], m.o.ServerName))
+	msg.Subject(subject)
 	msg.SetBodyString(gomail.TypeTextPlain, plain.String())
 	msg.AddAlternativeString(gomail.TypeTextHTML, html.String())
 	msg.SetMessageID()
