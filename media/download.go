@@ -91,8 +91,8 @@ func (s *Server) find(ctx context.Context, w Want) (storage.Media, error) {
 	switch {
 	case err != nil:
 		return m, err
-	case missing && (w.Origin == s.o.Name || w.LocalOnly || w.Unauthenticated):
-		// What is copied for an unauthenticated request would be new, and so not for it.
+	case missing && (w.Origin == s.o.Name || w.LocalOnly || w.Unauthenticated && !s.now().Before(s.o.Frozen)):
+		// What is copied for an unauthenticated request from then on would be new, and so not for it.
 		return m, errNotFound
 	case missing:
 		if m, err = s.fetch(ctx, w, false); err != nil {

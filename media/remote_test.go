@@ -183,7 +183,7 @@ func TestFrozen(t *testing.T) {
 			f.servers.put("y.org/"+name, name)
 		}
 		before := f.upload(t, alice, "before")
-		f.wantContent(t, theirs("a"), "a")
+		f.wantContent(t, open(theirs("a")), "a") // it is not the time yet
 		f.clock.advance(2 * time.Hour)
 		after := f.upload(t, alice, "after")
 		f.wantContent(t, theirs("b"), "b")
