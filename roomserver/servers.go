@@ -92,12 +92,12 @@ func (w *work) placeServers(moves []serverMove, pos id.Pos) error {
 }
 
 // introduce has servers that come to a room told of the devices of our users there: what they
-// know of them may be old.
+// know of them may be old. Servers that are only said to be there hear of what has keys.
 //
 // spec: server-server-api.md#device-management
 func (w *work) introduce(moves []serverMove, pos id.Pos) error {
 	if slices.ContainsFunc(moves, func(m serverMove) bool { return m.begin && !m.end }) {
-		return w.tx.InsertIntroductions(w.room.NID, pos)
+		return w.tx.InsertIntroductions(w.room.NID, pos, w.room.Partial != 0)
 	}
 	return nil
 }

@@ -32,14 +32,18 @@ func (tx *Tx) InsertQueued(q *Queued) error {
 }
 
 // InsertIntroductions has the servers that came to a room at a position told of the devices of
-// our users there, those that have keys: of others nothing need be known.
-func (tx *Tx) InsertIntroductions(room RoomNID, pos id.Pos) error {
+// our users there, or of those alone that have keys: of others nothing need be known.
+func (tx *Tx) InsertIntroductions(room RoomNID, pos id.Pos, withKeys bool) error {
+	all := 1
+	if withKeys {
+		all = 0
+	}
 	_, err := tx.Exec(`INSERT INTO server_queue (server, pos, subject, type, content)
 		SELECT s.server, s.since, m.user_id, 'm.device_list_update', ''
 		FROM room_servers s JOIN memberships m ON m.room_nid = s.room_nid
 		WHERE s.room_nid = $1 AND s.since = $2 AND s.joined > 0 AND m.membership = 'join' AND m.local
-			AND EXISTS (SELECT 1 FROM devices d JOIN device_keys k ON k.device_nid = d.nid WHERE d.user_id = m.user_id)
-		ON CONFLICT (server, pos, subject) DO NOTHING`, room, pos)
+			AND ($3 = 1 OR EXISTS (SELECT 1 FROM devices d JOIN device_keys k ON k.device_nid = d.nid WHERE d.user_id = m.user_id))
+		ON CONFLICT (server, pos, subject) DO NOTHING`, room, pos, all)
 	return err
 }
 

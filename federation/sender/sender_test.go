@@ -180,7 +180,7 @@ func (n *node) join(room id.RoomID, server id.ServerName) {
 			if err := tx.UpdateRoomServer(r.NID, server, pos, 0); err != nil {
 				return err
 			}
-			return tx.InsertIntroductions(r.NID, pos)
+			return tx.InsertIntroductions(r.NID, pos, false)
 		})
 		r.Servers++
 		return tx.UpdateRoomHead(&r)
