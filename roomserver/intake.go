@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
@@ -31,9 +32,11 @@ type Taken struct {
 }
 
 const (
-	// roomsAtOnce bounds the rooms of one transaction that are worked on at the same time: what they
-	// write comes to share commits.
+	// roomsAtOnce bounds the rooms of one transaction whose events are checked, or whose past is asked
+	// for, at the same time.
 	roomsAtOnce = 16
+	// togetherTime is how long a room of a transaction waits for the others, to share their commit.
+	togetherTime = 20 * time.Millisecond
 	// verificationsAtOnce bounds the events whose signatures are checked at the same time; most
 	// of that is waiting for keys.
 	verificationsAtOnce = 64
@@ -82,14 +85,14 @@ func (s *Server) Take(ctx context.Context, origin id.ServerName, events []json.R
 		byRoom[room] = append(byRoom[room], i)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(roomsAtOnce)
+	together := newTogether(len(byRoom))
 	for room, places := range byRoom {
 		g.Go(func() error {
 			mine := make([]json.RawMessage, len(places))
 			for i, place := range places {
 				mine[i] = events[place]
 			}
-			taken, err := s.takeInRoom(ctx, origin, room, mine)
+			taken, err := s.takeInRoom(ctx, origin, room, mine, together)
 			if err != nil {
 				return fmt.Errorf("take in events of %s from %s: %w", room, origin, err)
 			}
@@ -108,61 +111,47 @@ func (s *Server) Take(ctx context.Context, origin id.ServerName, events []json.R
 	return out, nil
 }
 
-func (s *Server) takeInRoom(ctx context.Context, origin id.ServerName, roomID id.RoomID, events []json.RawMessage) ([]Taken, error) {
-	out := make([]Taken, len(events))
-	refuse := func(err error) []Taken {
-		for i := range out {
-			out[i].Err = err
-		}
-		return out
+// together is the rooms of one transaction, which are worked on side by side.
+type together struct {
+	slots chan struct{}
+	left  atomic.Int64  // rooms whose events are not checked yet
+	all   chan struct{} // closed when there are none
+}
+
+func newTogether(rooms int) *together {
+	t := &together{slots: make(chan struct{}, roomsAtOnce), all: make(chan struct{})}
+	t.left.Store(int64(rooms))
+	return t
+}
+
+// ready says that a room's events are checked.
+func (t *together) ready() {
+	if t.left.Add(-1) == 0 {
+		close(t.all)
 	}
+}
+
+// wait returns when those of all rooms are, or it has lost patience.
+func (t *together) wait() {
+	late := time.NewTimer(togetherTime)
+	defer late.Stop()
+	select {
+	case <-t.all:
+	case <-late.C:
+	}
+}
+
+func (s *Server) takeInRoom(ctx context.Context, origin id.ServerName, roomID id.RoomID, events []json.RawMessage, others *together) ([]Taken, error) {
 	// What happens while we are let into a room is for us already.
 	s.entering.wait(ctx, roomID)
-	var room storage.Room
-	var here, allowed bool
-	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		if room, err = tx.GetRoom(roomID); err != nil {
-			return err
-		}
-		if here, err = s.takesPart(tx, &room); err != nil {
-			return err
-		}
-		allowed, err = s.serverAllowed(tx, &room, origin)
-		return err
-	})
-	if missing, err := notFound(err); err != nil {
-		return nil, err
-	} else if missing {
-		return refuse(matrixerr.New(matrixerr.NotFound, "This room is not known to this server.")), nil
+	others.slots <- struct{}{}
+	room, out, unknown, err := s.check(ctx, origin, roomID, events)
+	<-others.slots
+	others.ready()
+	if err != nil || unknown == nil {
+		return out, err
 	}
-
-	pdus := make([]gomatrixserverlib.PDU, len(events))
-	for i, raw := range events {
-		if pdus[i], out[i].Err = Parse(room.Version, raw); out[i].Err == nil {
-			out[i].Event = id.EventID(pdus[i].EventID())
-		}
-	}
-	switch {
-	case !allowed:
-		return refuse(matrixerr.New(matrixerr.Forbidden, "The room's access control list denies the server.")), nil
-	case !here:
-		for i, pdu := range pdus {
-			if out[i].Err == nil {
-				out[i].Err = s.takeOutside(ctx, &room, pdu)
-			}
-		}
-		return out, nil
-	}
-	unknown, err := s.withoutPlace(ctx, pdus)
-	if err != nil {
-		return nil, err
-	}
-	for i, err := range s.verify(ctx, unknown) {
-		if out[i].Err == nil && err != nil {
-			out[i].Err = err
-			unknown[i] = nil
-		}
-	}
+	others.wait()
 	if err := s.recommended(ctx, roomID, unknown); err != nil {
 		return nil, err
 	}
@@ -176,7 +165,10 @@ func (s *Server) takeInRoom(ctx context.Context, origin id.ServerName, roomID id
 		}
 		var missing *MissingError
 		if errors.As(result, &missing) && s.remote != nil {
-			if result, err = s.receiveWithPast(ctx, origin, &room, unknown[i]); err != nil {
+			others.slots <- struct{}{}
+			result, err = s.receiveWithPast(ctx, origin, &room, unknown[i])
+			<-others.slots
+			if err != nil {
 				return nil, err
 			}
 		}
@@ -186,6 +178,61 @@ func (s *Server) takeInRoom(ctx context.Context, origin id.ServerName, roomID id
 		out[i].Err = result
 	}
 	return out, nil
+}
+
+// check does what can be done before the room is locked. Where that decides, it says what became of
+// the events; else unknown are those to be judged, with nil for the others.
+func (s *Server) check(ctx context.Context, origin id.ServerName, roomID id.RoomID, events []json.RawMessage) (room storage.Room, out []Taken, unknown []gomatrixserverlib.PDU, err error) {
+	out = make([]Taken, len(events))
+	refuse := func(err error) (storage.Room, []Taken, []gomatrixserverlib.PDU, error) {
+		for i := range out {
+			out[i].Err = err
+		}
+		return room, out, nil, nil
+	}
+	var here, allowed bool
+	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		if room, err = tx.GetRoom(roomID); err != nil {
+			return err
+		}
+		if here, err = s.takesPart(tx, &room); err != nil {
+			return err
+		}
+		allowed, err = s.serverAllowed(tx, &room, origin)
+		return err
+	})
+	if missing, err := notFound(err); err != nil {
+		return room, nil, nil, err
+	} else if missing {
+		return refuse(matrixerr.New(matrixerr.NotFound, "This room is not known to this server."))
+	}
+	pdus := make([]gomatrixserverlib.PDU, len(events))
+	for i, raw := range events {
+		if pdus[i], out[i].Err = Parse(room.Version, raw); out[i].Err == nil {
+			out[i].Event = id.EventID(pdus[i].EventID())
+		}
+	}
+	switch {
+	case !allowed:
+		return refuse(matrixerr.New(matrixerr.Forbidden, "The room's access control list denies the server."))
+	case !here:
+		for i, pdu := range pdus {
+			if out[i].Err == nil {
+				out[i].Err = s.takeOutside(ctx, &room, pdu)
+			}
+		}
+		return room, out, nil, nil
+	}
+	if unknown, err = s.withoutPlace(ctx, pdus); err != nil {
+		return room, nil, nil, err
+	}
+	for i, err := range s.verify(ctx, unknown) {
+		if out[i].Err == nil && err != nil {
+			out[i].Err = err
+			unknown[i] = nil
+		}
+	}
+	return room, out, unknown, nil
 }
 
 // withoutPlace are those of the events that have no place in the DAG yet, with nil for the others.
