@@ -30,7 +30,7 @@ test:
 # Parley and a Synapse, which it installs in the user's cache folder: the tests that have both.
 interop: build
 	PARLEY_TEST_SYNAPSE=$$(test/synapse.sh) PARLEY_TEST_REQUIRE=synapse PARLEY_TEST_BINARY=$(CURDIR)/bin/parley \
-		$(GO) test -tags goolm -count=1 -timeout 20m -v -run '^TestSynapse$$|/^synapse$$' ./test/federation ./test/e2ee
+		$(GO) test -tags goolm -count=1 -timeout 20m -v -run '^TestSynapse$$|^TestJS$$/^synapse$$|^TestMautrix$$/^synapse$$' ./test/federation ./test/e2ee
 
 # Encrypted rooms on three nodes that crash: every message must be readable for whom it is.
 soak: build

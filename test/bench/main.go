@@ -52,6 +52,7 @@ var scenarios = []scenario{
 	{"large", (*bench).large},
 	{"messages", (*bench).messages},
 	{"files", (*bench).files},
+	{"keys", (*bench).keys},
 	{"federation", (*bench).federation},
 	{"joining", (*bench).joining},
 }
