@@ -132,7 +132,6 @@ func (c *slidingClient) path() string {
 type slidingHistory struct {
 	*history
 	sliders []*slidingClient
-	cases   int
 }
 
 func newSlidingHistory(n *node, seed uint64) *slidingHistory {
@@ -547,10 +546,11 @@ func (h *slidingHistory) runSliding(steps int) {
 	for _, c := range h.sliders {
 		h.slideOn(c)
 	}
+	h.Logf("%d answers checked", h.cases)
 }
 
 func TestSlidingModel(t *testing.T) {
-	seeds, steps := uint64(16), 180
+	seeds, steps := uint64(20), 180
 	if testing.Short() {
 		seeds = 5
 	}
