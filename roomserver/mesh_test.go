@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -29,6 +30,7 @@ type wire struct {
 	self   id.ServerName
 	mesh   mesh
 	change func(*serverapi.SendJoin)
+	mu     sync.Mutex // guards asked
 	asked  []string
 	dead   map[id.ServerName]bool
 	page   int // the most that is given of history at once
@@ -40,7 +42,9 @@ type wire struct {
 }
 
 func (l *wire) to(server id.ServerName, what string) (*node, error) {
+	l.mu.Lock()
 	l.asked = append(l.asked, what+" "+string(server))
+	l.mu.Unlock()
 	if n := l.mesh[server]; n != nil && !l.dead[server] {
 		return n, nil
 	}
