@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -26,6 +27,7 @@ import (
 type peer struct {
 	Remote
 	node  *node
+	mu    sync.Mutex // guards asked where several events are asked for at once
 	asked []string
 	// silent peers answer nothing, liars something else.
 	silent bool
@@ -141,7 +143,9 @@ func (p *peer) State(_ context.Context, _ id.ServerName, _ id.RoomID, event id.E
 }
 
 func (p *peer) Event(_ context.Context, _ id.ServerName, event id.EventID) (json.RawMessage, error) {
+	p.mu.Lock()
 	p.asked = append(p.asked, "event")
+	p.mu.Unlock()
 	raw, _ := p.event(event)
 	return raw, nil
 }
