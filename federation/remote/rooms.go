@@ -79,13 +79,22 @@ func (o *old) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(pair[1], o.answer)
 }
 
-// unrecognized says that a server does not know a request.
+// unrecognized says that a server does not know a request: it says so itself, or something before it
+// that knows nothing of Matrix.
 //
 // spec: server-server-api.md#unsupported-endpoints
 func unrecognized(err error) bool {
 	var status *StatusError
-	return errors.As(err, &status) && (status.Status == http.StatusNotFound || status.Status == http.StatusMethodNotAllowed) &&
-		(status.matrix == nil || status.matrix.Code == matrixerr.Unrecognized)
+	if !errors.As(err, &status) {
+		return false
+	}
+	switch status.Status {
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return status.matrix == nil || status.matrix.Code == matrixerr.Unrecognized
+	case http.StatusBadRequest:
+		return status.matrix == nil
+	}
+	return false
 }
 
 // SendJoin hands a completed join in, and gets the room.

@@ -67,9 +67,9 @@ func (r *Resolver) Delegate(ctx context.Context, name id.ServerName) (Delegation
 	}
 	key := fold(name)
 	d, ok := r.delegations.Get(key)
-	if !ok || !r.now().Before(d.until) {
+	if last := d; !ok || !r.now().Before(d.until) {
 		d, err = r.asking.Do(ctx, key, func(ctx context.Context) (delegation, error) {
-			d := r.ask(ctx, host, d)
+			d := r.ask(ctx, host, last)
 			if ctx.Err() == nil {
 				r.delegations.Add(key, d)
 			}
