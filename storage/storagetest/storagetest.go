@@ -6,10 +6,13 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"errors"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	_ "github.com/lib/pq" // registers the driver "postgres"
@@ -46,6 +49,9 @@ func Another(t *testing.T, url string) string {
 // Open opens a database and closes it at the end of the test.
 func Open(t testing.TB, url string, publish func(stream.Notice)) *storage.DB {
 	t.Helper()
+	if filepath.IsAbs(url) {
+		fill(t, url)
+	}
 	db, err := storage.Open(context.Background(), storage.Options{URL: url, Publish: publish})
 	if err != nil {
 		t.Fatalf("open %s: %v", url, err)
@@ -56,6 +62,48 @@ func Open(t testing.TB, url string, publish func(stream.Notice)) *storage.DB {
 		}
 	})
 	return db
+}
+
+// fresh is a SQLite database with the whole schema and nothing else. Under the race detector the
+// migrations take so long that they are run once, and not for each test.
+var fresh = sync.OnceValues(func() (text []byte, err error) {
+	dir, err := os.MkdirTemp("", "parley-test-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	file := filepath.Join(dir, "fresh.db")
+	made, err := storage.Open(context.Background(), storage.Options{URL: file})
+	if err != nil {
+		return nil, err
+	}
+	if err := made.Close(); err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("sqlite", file)
+	if err != nil {
+		return nil, err
+	}
+	_, err = db.Exec("DELETE FROM log") // each database gets a name of its own for its log
+	if err = errors.Join(err, db.Close()); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(file)
+})
+
+// fill makes a SQLite database with the schema where there is none.
+func fill(t testing.TB, file string) {
+	t.Helper()
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	text, err := fresh()
+	if err == nil {
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		t.Fatalf("make an empty database: %v", err)
+	}
 }
 
 // Postgres makes an empty database and gives its URL; the test is skipped where there is
