@@ -393,7 +393,8 @@ func (s *Server) receiveDeviceList(ctx context.Context, origin id.ServerName, e 
 	if err != nil {
 		return err
 	}
-	return s.heardOfChange(ctx, e.User, len(keys) > 0, func(tx *storage.Tx, l *storage.RemoteDeviceList) (change, error) {
+	// That one is gone is news where the list is not kept: a client may have it from before.
+	return s.heardOfChange(ctx, e.User, len(keys) > 0 || e.Deleted, func(tx *storage.Tx, l *storage.RemoteDeviceList) (change, error) {
 		switch {
 		case !l.Stale && e.StreamID > 0 && e.StreamID == l.StreamID:
 			return known, nil
