@@ -123,6 +123,9 @@ type presenceEDU struct {
 
 // spec: server-server-api.md#presence
 func (s *Server) receivePresence(ctx context.Context, origin id.ServerName, e *presenceEDU) error {
+	if s.ownPresence {
+		return nil
+	}
 	seen := make(map[id.UserID]Presence)
 	var users []id.UserID
 	for i := range e.Push[:min(len(e.Push), maxPush)] {

@@ -49,6 +49,8 @@ type Options struct {
 	Publish func(stream.Notice)
 	// NoPresence turns presence off: all users are offline, always.
 	NoPresence bool
+	// LocalPresence keeps to the presence of our own users: what other servers say is ignored.
+	LocalPresence bool
 	// RegistrationToken can be used for any number of registrations; "" for no such token.
 	RegistrationToken string
 	// MaxUsers bounds the accounts that people make for themselves; 0 for no bound.
@@ -74,13 +76,14 @@ type Server struct {
 	minPwd int
 	life   time.Duration
 
-	regToken  string
-	findAll   bool
-	maxUsers  int
-	mailer    *mail.Mailer
-	publicURL string
-	identity  IdentityServers
-	remote    Remote
+	regToken    string
+	ownPresence bool
+	findAll     bool
+	maxUsers    int
+	mailer      *mail.Mailer
+	publicURL   string
+	identity    IdentityServers
+	remote      Remote
 
 	cache        *tokenCache
 	lastSweep    sweepTime
@@ -120,7 +123,7 @@ func New(o Options) *Server {
 	s := &Server{
 		db: o.DB, name: o.ServerName, rooms: o.Rooms, log: o.Log, now: o.Now,
 		hasher: newHasher(o.Hashing), minPwd: o.MinPassword, life: o.AccessTokenLife,
-		regToken: o.RegistrationToken, maxUsers: o.MaxUsers, mailer: o.Mailer, publicURL: o.PublicURL, identity: o.Identity, remote: o.Remote, findAll: o.FindAllUsers,
+		regToken: o.RegistrationToken, maxUsers: o.MaxUsers, mailer: o.Mailer, publicURL: o.PublicURL, identity: o.Identity, remote: o.Remote, findAll: o.FindAllUsers, ownPresence: o.LocalPresence,
 		cache: newTokenCache(), refreshes: newRefreshes(),
 	}
 	s.typing = &typing{publish: o.Publish, rooms: make(map[id.RoomID]*typingRoom)}

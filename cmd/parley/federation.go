@@ -96,7 +96,7 @@ func newSender(cfg *config.Config, h *hearts, broker *stream.Broker, log *slog.L
 		Shared:  cfg.Database.URL.Reveal() != "",
 		Allowed: policy.Allows, Log: log.With(packageKey, "sender"), Metrics: metrics,
 	}
-	if cfg.Presence != config.PresenceOff {
+	if cfg.Presence == config.PresenceFull {
 		o.Presence = func(user id.UserID) sender.Presence { return sender.Presence(h.users.GetPresence(user)) }
 	}
 	return sender.New(o)

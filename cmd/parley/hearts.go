@@ -87,12 +87,13 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 		return nil, errors.Join(err, db.Close())
 	}
 	uo := userserver.Options{
-		DB:         db,
-		ServerName: cfg.ServerName,
-		Rooms:      rooms,
-		Log:        log.With(packageKey, "userserver"),
-		Publish:    publish,
-		NoPresence: cfg.Presence == config.PresenceOff,
+		DB:            db,
+		ServerName:    cfg.ServerName,
+		Rooms:         rooms,
+		Log:           log.With(packageKey, "userserver"),
+		Publish:       publish,
+		NoPresence:    cfg.Presence == config.PresenceOff,
+		LocalPresence: cfg.Presence == config.PresenceLocal,
 
 		FindAllUsers:      cfg.Rooms.FindAllUsers,
 		MinPassword:       cfg.Registration.MinPassword,

@@ -154,6 +154,9 @@ func (s *Sender) hearTyping(ctx context.Context, n *stream.Notice) error {
 //
 // spec: server-server-api.md#presence
 func (s *Sender) hearPresence(ctx context.Context, n *stream.Notice) error {
+	if s.o.Presence == nil {
+		return nil // other servers are told of none
+	}
 	servers, err := storage.Get(ctx, s.o.DB, func(tx *storage.Tx) ([]id.ServerName, error) { return tx.ListServersOfUser(n.User) })
 	if err != nil || len(servers) == 0 {
 		return err
