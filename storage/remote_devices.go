@@ -17,13 +17,17 @@ type RemoteDeviceList struct {
 	Stale bool
 	// Generation moves with every change that we learn of.
 	Generation int64
+	// Unanswered says that somebody asked for the devices when they could not be had.
+	Unanswered bool
 }
 
-const remoteDeviceListColumns = `user_id, stream_id, pos, stale, generation`
+const remoteDeviceListColumns = `user_id, stream_id, pos, stale, generation, unanswered`
 
 func scanRemoteDeviceList(row sqldb.Scanner) (l RemoteDeviceList, err error) {
-	return l, row.Scan(&l.User, &l.StreamID, &l.Pos, &l.Stale, &l.Generation)
+	return l, row.Scan(&l.User, &l.StreamID, &l.Pos, &l.Stale, &l.Generation, &l.Unanswered)
 }
+
+func scanUserID(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) }
 
 // LockRemoteDeviceList is a user's list for one who is about to change it.
 func (tx *Tx) LockRemoteDeviceList(user id.UserID) (RemoteDeviceList, error) {
@@ -39,37 +43,42 @@ func (tx *Tx) ListRemoteDeviceLists(users []id.UserID) ([]RemoteDeviceList, erro
 // ListFreshDeviceLists are those of the given users of whose devices we know every change: their
 // server has told us since Pos, as since before then they and a user of ours have been in a room.
 func (tx *Tx) ListFreshDeviceLists(users []id.UserID) ([]id.UserID, error) {
-	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
-		`SELECT l.user_id FROM remote_device_lists l WHERE l.user_id = ANY($1) AND NOT l.stale AND EXISTS (
+	return sqldb.List(tx.Tx, scanUserID, `SELECT l.user_id FROM remote_device_lists l WHERE l.user_id = ANY($1) AND NOT l.stale AND EXISTS (
 			SELECT 1 FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid
 			WHERE m.user_id = l.user_id AND m.membership = 'join' AND m.pos <= l.pos
 				AND o.membership = 'join' AND o.local AND o.pos <= l.pos)`, sqldb.Array(users))
 }
 
 // ListStaleDeviceLists are up to limit users after the given one of whose devices we may have
-// missed a change since somebody asked for them.
+// missed a change since somebody asked for them, or never had any answer.
 func (tx *Tx) ListStaleDeviceLists(after id.UserID, limit int) ([]id.UserID, error) {
-	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
-		`SELECT user_id FROM remote_device_lists WHERE stale AND pos > 0 AND user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)
+	return sqldb.List(tx.Tx, scanUserID, `SELECT user_id FROM remote_device_lists
+		WHERE stale AND (pos > 0 OR unanswered) AND user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)
+}
+
+// ListStaleDeviceListsOf is ListStaleDeviceLists for the users of one server.
+func (tx *Tx) ListStaleDeviceListsOf(server id.ServerName, limit int) ([]id.UserID, error) {
+	return sqldb.List(tx.Tx, scanUserID, `SELECT user_id FROM remote_device_lists
+		WHERE stale AND (pos > 0 OR unanswered) AND substr(user_id, length(user_id) - length($1) + 1) = $1
+		ORDER BY user_id LIMIT $2`, ":"+string(server), limit)
 }
 
 // ListKeptUsers are up to limit users after the given one whose devices are kept.
 func (tx *Tx) ListKeptUsers(after id.UserID, limit int) ([]id.UserID, error) {
-	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
-		`SELECT user_id FROM remote_device_lists WHERE user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)
+	return sqldb.List(tx.Tx, scanUserID, `SELECT user_id FROM remote_device_lists WHERE user_id > $1 ORDER BY user_id LIMIT $2`, after, limit)
 }
 
 // InsertRemoteDeviceList adds a user whose devices are to be kept; one who is there stays.
 func (tx *Tx) InsertRemoteDeviceList(user id.UserID) error {
-	_, err := tx.Exec(`INSERT INTO remote_device_lists (`+remoteDeviceListColumns+`) VALUES ($1, 0, 0, TRUE, 0)
+	_, err := tx.Exec(`INSERT INTO remote_device_lists (`+remoteDeviceListColumns+`) VALUES ($1, 0, 0, TRUE, 0, FALSE)
 		ON CONFLICT (user_id) DO NOTHING`, user)
 	return err
 }
 
 // UpdateRemoteDeviceList writes a list's row.
 func (tx *Tx) UpdateRemoteDeviceList(l *RemoteDeviceList) error {
-	_, err := tx.Exec(`UPDATE remote_device_lists SET stream_id = $2, pos = $3, stale = $4, generation = $5 WHERE user_id = $1`,
-		l.User, l.StreamID, l.Pos, l.Stale, l.Generation)
+	_, err := tx.Exec(`UPDATE remote_device_lists SET stream_id = $2, pos = $3, stale = $4, generation = $5, unanswered = $6
+		WHERE user_id = $1`, l.User, l.StreamID, l.Pos, l.Stale, l.Generation, l.Unanswered)
 	return err
 }
 

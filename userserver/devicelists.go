@@ -43,7 +43,8 @@ const (
 // refreshes are the lists that are being asked for.
 type refreshes struct {
 	slots chan struct{}
-	stale chan id.UserID // lists that have just become stale
+	stale chan id.UserID     // lists that have just become stale
+	back  chan id.ServerName // servers that did not tell, and were heard from
 
 	mu      sync.Mutex
 	flights map[id.UserID]*flight
@@ -56,13 +57,13 @@ type flight struct {
 }
 
 type rest struct {
-	failures int
-	until    time.Time
+	failures     int
+	since, until time.Time
 }
 
 func newRefreshes() *refreshes {
 	return &refreshes{
-		slots: make(chan struct{}, refreshesAtOnce), stale: make(chan id.UserID, 1024),
+		slots: make(chan struct{}, refreshesAtOnce), stale: make(chan id.UserID, 1024), back: make(chan id.ServerName, 64),
 		flights: make(map[id.UserID]*flight), rests: make(map[id.ServerName]rest),
 	}
 }
@@ -140,10 +141,10 @@ func (r *refreshes) note(server id.ServerName, err error, now time.Time) {
 		return
 	}
 	was, ok := r.rests[server]
-	if !ok && len(r.rests) >= restsKept {
+	if !ok && len(r.rests) >= restsKept || now.Before(was.until) { // what fails while it rests is nothing new
 		return
 	}
-	r.rests[server] = rest{was.failures + 1, now.Add(min(firstRest<<min(was.failures, 20), longestRest))}
+	r.rests[server] = rest{was.failures + 1, now, now.Add(min(firstRest<<min(was.failures, 20), longestRest))}
 }
 
 // resting says whether a server is not to be asked by ourselves for now.
@@ -151,6 +152,24 @@ func (r *refreshes) resting(server id.ServerName, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return now.Before(r.rests[server].until)
+}
+
+// Heard says that another server was heard from: if it did not tell its users' devices, it may be
+// worth asking again. One that we can't reach all the same is asked the less often the longer.
+func (s *Server) Heard(server id.ServerName) {
+	r := s.refreshes
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was, ok := r.rests[server]
+	if !ok || s.now().Sub(was.since) < time.Duration(was.failures)*time.Second {
+		return
+	}
+	select {
+	case r.back <- server:
+		was.until = was.since
+		r.rests[server] = was
+	default:
+	}
 }
 
 // mark is where we stood before we asked: what is heard of later is not in the answer for sure.
@@ -218,8 +237,8 @@ func (s *Server) keep(ctx context.Context, lists []remoteList, before mark) erro
 				continue // what is there was asked for later, or has all changes since
 			}
 			// Who asked while the list could not be had got no answer, or an old one.
-			anew := row.Stale && row.StreamID > 0
-			row.Stale = moved
+			anew := !moved && (row.Unanswered || row.Stale && row.Pos > 0)
+			row.Stale, row.Unanswered = moved, moved && row.Unanswered
 			row.StreamID, row.Pos = l.streamID, before.pos
 			if row.Stale {
 				stale = append(stale, l.user)
@@ -238,11 +257,8 @@ func (s *Server) keep(ctx context.Context, lists []remoteList, before mark) erro
 			if err := putRemoteKeys(tx, l.user, l.keys); err != nil {
 				return err
 			}
-			if anew && !row.Stale {
-				tx.OnPos(1, func(pos id.Pos) error {
-					tx.Notify(stream.Notice{Pos: pos, Kind: stream.DeviceList, User: l.user})
-					return tx.UpdateDeviceList(l.user, pos)
-				})
+			if anew {
+				remoteListChanged(tx, l.user)
 			}
 		}
 		return nil
@@ -251,6 +267,58 @@ func (s *Server) keep(ctx context.Context, lists []remoteList, before mark) erro
 		s.isStale(user)
 	}
 	return err
+}
+
+// remoteListChanged has those of ours who share a room with a user of another server ask for their
+// devices anew.
+func remoteListChanged(tx *storage.Tx, user id.UserID) {
+	tx.OnPos(1, func(pos id.Pos) error {
+		tx.Notify(stream.Notice{Pos: pos, Kind: stream.DeviceList, User: user})
+		return tx.UpdateDeviceList(user, pos)
+	})
+}
+
+// unanswered notes that somebody got no answer about users who share a room with one of ours: when
+// their devices can be had, it is told as a change, as clients need not ask again by themselves.
+func (s *Server) unanswered(ctx context.Context, users []id.UserID) error {
+	noted, err := storage.Get(ctx, s.db, func(tx *storage.Tx) ([]storage.RemoteDeviceList, error) { return tx.ListRemoteDeviceLists(users) })
+	if err != nil {
+		return err
+	}
+	users = slices.DeleteFunc(slices.Clone(users), func(user id.UserID) bool {
+		return slices.ContainsFunc(noted, func(l storage.RemoteDeviceList) bool { return l.User == user && l.Stale && l.Unanswered })
+	})
+	if len(users) == 0 {
+		return nil
+	}
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		known, err := tx.ListKnownUsers(users)
+		if err != nil {
+			return err
+		}
+		fresh, err := tx.ListFreshDeviceLists(known)
+		if err != nil {
+			return err
+		}
+		for _, user := range known {
+			if slices.Contains(fresh, user) { // since a moment ago
+				remoteListChanged(tx, user)
+				continue
+			}
+			if err := tx.InsertRemoteDeviceList(user); err != nil {
+				return err
+			}
+			l, err := tx.LockRemoteDeviceList(user)
+			if err != nil {
+				return err
+			}
+			l.Stale, l.Unanswered = true, true
+			if err := tx.UpdateRemoteDeviceList(&l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // putRemoteKeys writes the cross-signing keys of a user of another server in place of those that
@@ -290,32 +358,36 @@ func (s *Server) isStale(user id.UserID) {
 // keepFresh asks anew for lists that are stale, and forgets those of users who share no room with
 // one of ours any more, until the server is closed.
 func (s *Server) keepFresh() {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
+	look := time.NewTimer(0) // what was stale when the server was closed
+	defer look.Stop()
 	var stale, unshared id.UserID // as far as it was looked
 	for {
 		var users []id.UserID
+		var err error
 		select {
 		case <-s.running.Done():
 			return
 		case user := <-s.refreshes.stale:
 			users = []id.UserID{user}
-		case <-tick.C:
-			var err error
+		case server := <-s.refreshes.back:
+			users, err = storage.Get(s.running, s.db, func(tx *storage.Tx) ([]id.UserID, error) {
+				return tx.ListStaleDeviceListsOf(server, listsAtOnce)
+			})
+		case <-look.C:
+			look.Reset(lookEvery)
 			if unshared, err = s.forgetLists(s.running, unshared); err != nil {
 				s.log.Warn("cannot forget device lists", "err", err)
 			}
 			users, err = storage.Get(s.running, s.db, func(tx *storage.Tx) ([]id.UserID, error) {
 				return tx.ListStaleDeviceLists(stale, listsAtOnce)
 			})
-			if err != nil {
-				s.log.Warn("cannot list stale device lists", "err", err)
-				continue
-			}
 			stale = ""
 			if len(users) == listsAtOnce {
 				stale = users[len(users)-1]
 			}
+		}
+		if err != nil && s.running.Err() == nil {
+			s.log.Warn("cannot list stale device lists", "err", err)
 		}
 		for _, user := range users {
 			if s.refreshes.resting(user.Server(), s.now()) {
@@ -482,10 +554,7 @@ func (s *Server) heardOfChange(ctx context.Context, user id.UserID, isNews bool,
 			}
 		}
 		if isNews {
-			tx.OnPos(1, func(pos id.Pos) error {
-				tx.Notify(stream.Notice{Pos: pos, Kind: stream.DeviceList, User: user})
-				return tx.UpdateDeviceList(user, pos)
-			})
+			remoteListChanged(tx, user)
 		}
 		return nil
 	})

@@ -71,7 +71,18 @@ func (s *Server) QueryKeys(ctx context.Context, asker id.UserID, users map[id.Us
 		}
 		return err
 	})
-	return out, nil
+	var waiting []id.UserID
+	for server := range out.Failures {
+		for user := range asked[server] {
+			if known[user] && out.DeviceKeys[user] == nil {
+				waiting = append(waiting, user)
+			}
+		}
+	}
+	if len(waiting) > 0 {
+		err = s.unanswered(context.WithoutCancel(ctx), waiting)
+	}
+	return out, err
 }
 
 // errNotKept says that the devices of a user of another server are not kept, or not fresh.
@@ -278,6 +289,7 @@ func (s *Server) askAtOnce(ctx context.Context, server id.ServerName, users map[
 		return nil, err
 	}
 	answer, err := s.remote.QueryKeys(ctx, server, users)
+	s.refreshes.note(server, err, s.now())
 	if err != nil {
 		return nil, err
 	}

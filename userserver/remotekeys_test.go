@@ -435,6 +435,115 @@ func TestRemoteDeviceLists(t *testing.T) {
 	})
 }
 
+// TestUnansweredQueries has queries fail while a server is down: when it is heard from again, or the
+// node was started anew, those who asked are told to ask again, once.
+func TestUnansweredQueries(t *testing.T) {
+	users := []id.UserID{"@b0:y.org", "@b1:y.org", "@b2:y.org", "@b3:y.org"}
+	eachWithPeer(t, users, func(t *testing.T, f *fixture, p *peer) {
+		ctx := context.Background()
+		alice := f.register(t, "alice").User
+		f.room(t, "!r:x.org", append([]id.UserID{alice}, users...))
+		serverDown := func(down bool) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.down = down
+		}
+		changedSince := func(pos id.Pos) []id.UserID {
+			changed, _, err := f.ChangedDeviceLists(ctx, alice, pos)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return slices.DeleteFunc(changed, func(user id.UserID) bool { return f.Local(user) })
+		}
+		now := func() id.Pos {
+			return must[id.Pos](t)(storage.Get(ctx, f.db, (*storage.Tx).GetPos))
+		}
+		heard := func() {
+			f.clock.advance(time.Minute)
+			f.Heard("y.org")
+		}
+		restart := func() { f.another(t) }
+
+		for name, test := range map[string]struct {
+			before func() // the server goes down
+			asked  []id.UserID
+			back   func()
+		}{
+			"never asked before": {func() {
+				f.member(t, users[0], "!r:x.org", "leave")
+				f.forgetLists(t)
+				f.member(t, users[0], "!r:x.org", "join")
+			},
+				users[:1], heard},
+			"all at once": {func() {
+				f.member(t, alice, "!r:x.org", "leave")
+				f.forgetLists(t)
+				f.member(t, alice, "!r:x.org", "join")
+			}, users, heard},
+			"after a restart": {func() {
+				f.member(t, alice, "!r:x.org", "leave")
+				f.forgetLists(t)
+				f.member(t, alice, "!r:x.org", "join")
+			}, users, restart},
+			"met anew": {func() {
+				query(t, f, alice, users...)
+				f.member(t, alice, "!r:x.org", "leave")
+				f.member(t, alice, "!r:x.org", "join")
+			}, users[:2], heard},
+			"no stream number": {func() { query(t, f, alice, users...); f.staleLists(t, p, users[:1]) }, users[:1], heard},
+			"a stream number":  {func() { query(t, f, alice, users[0]); f.staleLists(t, p, users[:1]) }, users[:1], heard},
+		} {
+			serverDown(false)
+			heard()
+			test.before()
+			serverDown(true)
+			for range 10 { // as many clients do
+				if a := query(t, f, alice, test.asked...); len(a.Failures) != 1 || len(a.DeviceKeys) > 0 {
+					t.Errorf("%s: keys %v, failures %v", name, a.DeviceKeys, a.Failures)
+				}
+			}
+			pos := now()
+			if got := changedSince(pos); len(got) > 0 {
+				t.Errorf("%s: %v changed already", name, got)
+			}
+			serverDown(false)
+			test.back()
+			f.waitFor(t, func() bool { return slices.Equal(changedSince(pos), test.asked) })
+			pos = now()
+			for _, user := range test.asked {
+				if a := query(t, f, alice, user); len(a.Failures) > 0 || a.DeviceKeys[user] == nil {
+					t.Errorf("%s: keys %v, failures %v", name, a.DeviceKeys, a.Failures)
+				}
+			}
+			if got := changedSince(pos); len(got) > 0 {
+				t.Errorf("%s: %v changed again", name, got)
+			}
+		}
+	})
+}
+
+// staleLists has changes be heard of that do not follow what is known, while the server is down.
+func (f *fixture) staleLists(t *testing.T, p *peer, users []id.UserID) {
+	t.Helper()
+	p.mu.Lock()
+	p.down = true
+	var edus []serverapi.EDU
+	for _, user := range users {
+		u := p.users[user]
+		u.change("MISSED", false)
+		u.edus = nil
+		u.change("GAP", false)
+		edus = append(edus, u.edus...)
+		u.edus = nil
+	}
+	p.mu.Unlock()
+	for _, e := range edus {
+		if err := f.ReceiveEDU(context.Background(), "y.org", e); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestRemoteCrossSigning(t *testing.T) {
 	const bob id.UserID = "@bob:y.org"
 	eachWithPeer(t, []id.UserID{bob}, func(t *testing.T, f *fixture, p *peer) {

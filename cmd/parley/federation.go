@@ -122,8 +122,11 @@ func serverFaces(cfg *config.Config, h *hearts, log *slog.Logger, metrics promet
 	api, err := federation.New(federation.Options{
 		Remote: h.remote, Rooms: h.rooms, Users: h.users, Media: h.media, Directory: cfg.Rooms.FederateDirectory, Version: buildVersion(),
 		ReceiveEDU: h.users.ReceiveEDU,
-		Heard:      h.sender.Heard,
-		Log:        log.With(packageKey, "federation"), Metrics: metrics,
+		Heard: func(origin id.ServerName) {
+			h.sender.Heard(origin)
+			h.users.Heard(origin)
+		},
+		Log: log.With(packageKey, "federation"), Metrics: metrics,
 	})
 	if err != nil {
 		return nil, o, err

@@ -120,6 +120,12 @@ func (d *device) turn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// An answer whose keys could not be asked for comes again. Servers of others that don't answer are another matter:
+	// then ours says once more that their lists changed.
+	if _, err := d.machine.FetchKeys(ctx, resp.DeviceLists.Changed, false); err != nil {
+		return err
+	}
+	resp.DeviceLists.Changed = nil
 	d.machine.ProcessSyncResponse(ctx, resp, d.since)
 	for room, joined := range resp.Rooms.Join {
 		if err := d.room(ctx, room, joined.State.Events, &joined.Timeline); err != nil {
@@ -256,17 +262,9 @@ func (d *device) say(ctx context.Context, room id.RoomID, body string, fresh boo
 	if !slices.Contains(users, d.user) {
 		return nil // removed in the meantime
 	}
-	if fresh {
-		if err := d.machine.CryptoStore.RemoveOutboundGroupSession(ctx, room); err != nil {
-			return err
-		}
-	}
-	if err := d.machine.ShareGroupSession(ctx, room, users); err != nil {
-		return fmt.Errorf("send the key: %w", err)
-	}
-	session, err := d.machine.CryptoStore.GetOutboundGroupSession(ctx, room)
-	if err != nil || session == nil {
-		return fmt.Errorf("no key to encrypt with: %w", err)
+	session, err := d.share(ctx, room, users, fresh)
+	if err != nil {
+		return err
 	}
 	var due []address
 	for to, state := range session.Users {
@@ -286,6 +284,48 @@ func (d *device) say(ctx context.Context, room id.RoomID, body string, fresh boo
 	}
 	d.world.said(sent.EventID, &message{room: room, from: d.address, body: body, due: due, final: fresh})
 	return nil
+}
+
+// share sends the key of a room to the devices of users. A fresh one is sent to all that it knows of: while a server
+// does not give one-time keys of its users, it is asked again, as clients do whose users wait.
+func (d *device) share(ctx context.Context, room id.RoomID, users []id.UserID, fresh bool) (*crypto.OutboundGroupSession, error) {
+	for tries := 0; ; tries++ {
+		if fresh {
+			if err := d.machine.CryptoStore.RemoveOutboundGroupSession(ctx, room); err != nil {
+				return nil, err
+			}
+		}
+		if err := d.machine.ShareGroupSession(ctx, room, users); err != nil {
+			return nil, fmt.Errorf("send the key: %w", err)
+		}
+		session, err := d.machine.CryptoStore.GetOutboundGroupSession(ctx, room)
+		if err != nil || session == nil {
+			return nil, fmt.Errorf("no key to encrypt with: %w", err)
+		}
+		missed, err := d.missed(ctx, session, users)
+		if err != nil || missed == 0 || !fresh || tries == 20 {
+			return session, err
+		}
+		d.world.count("keys sent again")
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+// missed is how many devices of users did not get a key.
+func (d *device) missed(ctx context.Context, session *crypto.OutboundGroupSession, users []id.UserID) (n int, err error) {
+	for _, user := range users {
+		known, err := d.machine.CryptoStore.GetDevices(ctx, user)
+		if err != nil {
+			return 0, err
+		}
+		for device := range known {
+			to := crypto.UserDevice{UserID: user, DeviceID: device}
+			if session.Users[to] != crypto.OGSAlreadyShared && (address{user, device}) != d.address {
+				n++
+			}
+		}
+	}
+	return n, nil
 }
 
 // knows says which of the devices of users this one has not heard of, or of which it has that are no more. Users of whom

@@ -111,11 +111,12 @@ func (w *world) settle(ctx context.Context) {
 	clear(w.counts)
 }
 
-// finish waits until all is quiet and everybody knows of everybody; then each device says something to all, and in the
+// finish waits until all is quiet, all nodes know who is in which room, and everybody knows of everybody; then each device says something to all, and in the
 // end all must have been heard.
 func (w *world) finish(ctx context.Context) {
 	w.t.Helper()
 	w.quiet(ctx)
+	w.await("that all nodes know who is where", func() error { return w.sameMembers(ctx) })
 	w.await("that all devices know of each other", func() error { return w.knowEachOther(ctx) })
 	w.eachInTurn(ctx, func(ctx context.Context, d *device) error {
 		for _, room := range d.person.joined() {
@@ -281,6 +282,24 @@ func (w *world) undecrypted() (err error) {
 		}
 	})
 	return err
+}
+
+// sameMembers says whether all nodes know who is in which room.
+func (w *world) sameMembers(ctx context.Context) error {
+	for _, p := range w.people[:len(w.nodes)] {
+		for _, room := range w.rooms {
+			members, err := p.all()[0].client.JoinedMembers(ctx, room)
+			if err != nil {
+				return err
+			}
+			for _, other := range w.people {
+				if _, joined := members.Joined[other.user]; joined != other.isIn(room) {
+					return fmt.Errorf("%s has it that %s is in %s: %v", p.node.Name, other.user, room, joined)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // sameEverywhere says whether all nodes have all messages of all rooms.
