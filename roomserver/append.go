@@ -238,15 +238,16 @@ func (s *Server) place(w *work, e *event, root int64) error {
 			joined = append(joined, members[i].User)
 		}
 	}
+	moved, err := w.writeMembers(members)
+	if err != nil {
+		return err
+	}
 	room, gap := w.room.ID, w.gap
 	w.gap = 0
 	w.tx.OnPos(1+gap, func(first id.Pos) error {
 		pos := first + id.Pos(gap)
-		for i := range members {
-			members[i].Pos = pos
-			if err := w.tx.InsertMembership(&members[i]); err != nil {
-				return err
-			}
+		if err := w.tx.UpdateMembershipPos(e.Room, moved, pos); err != nil {
+			return err
 		}
 		if err := w.placeServers(moves, pos); err != nil {
 			return err
@@ -261,6 +262,19 @@ func (s *Server) place(w *work, e *event, root int64) error {
 		return w.tx.InsertTimeline(e.Room, storage.Ord(pos), e.NID, root)
 	})
 	return nil
+}
+
+// writeMembers writes what users are to the room, for all who share the transaction to see, and gives those users:
+// the position of that follows.
+func (w *work) writeMembers(members []storage.Membership) ([]id.UserID, error) {
+	users := make([]id.UserID, len(members))
+	for i := range members {
+		users[i] = members[i].User
+		if err := w.tx.InsertMembership(&members[i]); err != nil {
+			return nil, err
+		}
+	}
+	return users, nil
 }
 
 // putState writes the state after a state event.
@@ -279,7 +293,7 @@ func (s *Server) putState(w *work, e *event, before int64) error {
 
 // moveState makes root the room's current state, and brings memberships and counts up to
 // date with what that changes: one member for an ordinary join, many for a merge of forks.
-// The rows that are to be written with the change's position are returned.
+// The rows that are to be written are returned.
 func (s *Server) moveState(w *work, root int64) ([]storage.Membership, serverTally, error) {
 	if root == w.room.Root {
 		return nil, nil, nil

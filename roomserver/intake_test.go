@@ -176,7 +176,7 @@ func eachPair(t *testing.T, version id.RoomVersion, run func(t *testing.T, p *pa
 		copy(seed, "b")
 		s, err := New(Options{DB: second, Name: "b", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed), DefaultVersion: "12", Remote: p.peer})
 		ok(t, err)
-		p.b = &node{s, id.NewUserID("u", "b")}
+		p.b = &node{Server: s, user: id.NewUserID("u", "b")}
 		p.room, err = a.Create(ctx, CreateRequest{Creator: a.user, Version: version, Preset: "public_chat"})
 		ok(t, err)
 		ok(t, p.b.AddRoom(ctx, p.room, version))

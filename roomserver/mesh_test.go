@@ -186,10 +186,12 @@ func newMesh(t *testing.T, url string, names ...id.ServerName) (mesh, map[id.Ser
 		seed := make([]byte, 32)
 		copy(seed, name)
 		links[name] = &wire{self: name, mesh: m, dead: make(map[id.ServerName]bool), page: 1000}
-		s, err := New(Options{DB: storagetest.Open(t, url, nil), Name: name, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed),
+		n := &node{user: id.NewUserID("u", name)}
+		var err error
+		n.Server, err = New(Options{DB: storagetest.Open(t, url, n.hear), Name: name, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed),
 			DefaultVersion: "12", Remote: links[name]})
 		ok(t, err)
-		m[name] = &node{s, id.NewUserID("u", name)}
+		m[name] = n
 	}
 	return m, links
 }

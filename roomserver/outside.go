@@ -61,10 +61,12 @@ func (s *Server) outside(ctx context.Context, room id.RoomID, version id.RoomVer
 		} else if !missing && before.Event == row.NID {
 			return nil // sent twice
 		}
+		if err := tx.InsertMembership(&m); err != nil {
+			return err
+		}
 		tx.OnPos(1, func(pos id.Pos) error {
-			m.Pos = pos
 			tx.Notify(stream.Notice{Pos: pos, Kind: stream.Event, Room: room, User: id.UserID(e.SenderID()), Users: []id.UserID{user}})
-			return tx.InsertMembership(&m)
+			return tx.UpdateMembershipPos(r.NID, []id.UserID{user}, pos)
 		})
 		return nil
 	})

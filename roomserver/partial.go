@@ -330,7 +330,8 @@ func (s *Server) stateBeforeJoin(ctx context.Context, server id.ServerName, room
 // since by it, in the order of the DAG. Who broke the rules leaves the timeline; who did not
 // after all comes into it now.
 func (s *Server) makeWhole(ctx context.Context, roomID id.RoomID, joinID id.EventID, before []id.EventID, last id.EventID) error {
-	err := s.db.Write(ctx, func(tx *storage.Tx) error {
+	// It must see the whole timeline.
+	err := s.db.WriteAlone(ctx, func(tx *storage.Tx) error {
 		room, err := tx.LockRoom(roomID)
 		if err != nil || room.Partial == 0 {
 			return err
@@ -583,28 +584,30 @@ func (s *Server) settle(w *work, presumed serverTally) error {
 	if err != nil {
 		return err
 	}
-	users, err := w.tx.ListMembers(w.room.NID, spec.Join, true)
+	moved, err := w.writeMembers(members)
 	if err != nil {
 		return err
 	}
+	joined, err := w.tx.ListMembers(w.room.NID, spec.Join, true)
+	if err != nil {
+		return err
+	}
+	users := slices.Clone(joined)
 	for _, m := range members {
-		if m.Local && !slices.Contains(users, m.User) {
+		if m.Local && m.Membership != spec.Join {
 			users = append(users, m.User)
 		}
 	}
 	room, nid := w.room.ID, w.room.NID
 	w.dirty = true
 	w.tx.OnPos(1, func(pos id.Pos) error {
-		for i := range members {
-			members[i].Pos = pos
-			if err := w.tx.InsertMembership(&members[i]); err != nil {
-				return err
-			}
+		if err := w.tx.UpdateMembershipPos(nid, moved, pos); err != nil {
+			return err
 		}
 		if err := w.placeServers(moves, pos); err != nil {
 			return err
 		}
-		w.tx.Notify(stream.Notice{Pos: pos, Kind: stream.Event, Room: room, Users: users, Joined: users, Away: len(moves) > 0})
+		w.tx.Notify(stream.Notice{Pos: pos, Kind: stream.Event, Room: room, Users: users, Joined: joined, Away: len(moves) > 0})
 		return w.tx.UpdateRoomComplete(nid, pos)
 	})
 	return nil

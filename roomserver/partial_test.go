@@ -258,3 +258,51 @@ func TestPartialHostile(t *testing.T) {
 		refused(t, b.Join(ctx, MemberRequest{Room: room, Sender: b.user, Via: []id.ServerName{"a"}}), matrixerr.Forbidden)
 	})
 }
+
+// TestPartialKnock has a node come into a room on which another of its users knocks, who is turned away before it is
+// known who is there, afterwards, or at the same time: that one is never said to be in the room.
+func TestPartialKnock(t *testing.T) {
+	eachVersion(t, []id.RoomVersion{"7", "11", "12"}, func(t *testing.T, version id.RoomVersion, url string) {
+		m, links := newMesh(t, url, "a", "b")
+		a, b := m["a"], m["b"]
+		for _, when := range []string{"before", "afterwards", "at the same time"} {
+			t.Run(when, func(t *testing.T) {
+				ctx := context.Background()
+				room, err := a.Create(ctx, CreateRequest{Creator: a.user, Version: version,
+					InitialState: []StateEvent{{Type: spec.MRoomJoinRules, Content: []byte(`{"join_rule":"knock"}`)}}})
+				ok(t, err)
+				const other = id.UserID("@other:b")
+				for _, user := range []id.UserID{b.user, other} {
+					ok(t, b.Knock(ctx, MemberRequest{Room: room, Sender: user, Via: []id.ServerName{"a"}}))
+				}
+				ok(t, a.Invite(ctx, MemberRequest{Room: room, Sender: a.user, Target: b.user}))
+				links["b"].partial = true
+				ok(t, b.Join(ctx, MemberRequest{Room: room, Sender: b.user}))
+				turnAway := func() {
+					ok(t, a.Kick(ctx, MemberRequest{Room: room, Sender: a.user, Target: other}))
+					m.carry(t, "a", "b", room)
+				}
+				switch when {
+				case "before":
+					turnAway()
+					ok(t, b.completeJoin(ctx, room))
+				case "afterwards":
+					ok(t, b.completeJoin(ctx, room))
+					turnAway()
+				default:
+					done := make(chan error)
+					go func() { done <- b.completeJoin(ctx, room) }()
+					turnAway()
+					ok(t, <-done)
+				}
+				m.agree(t, room, "a", "b")
+				if got, err := b.Membership(ctx, other, room); err != nil || got != spec.Leave {
+					t.Errorf("who was turned away is %s, %v", got, err)
+				}
+				if !b.saidToBeIn(b.user) || b.saidToBeIn(other) {
+					t.Errorf("said to be in the room are %v", b.joined)
+				}
+			})
+		}
+	})
+}

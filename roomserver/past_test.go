@@ -28,7 +28,7 @@ func TestTakenByTwo(t *testing.T) {
 		s, err := New(Options{DB: storagetest.Open(t, url, nil), Name: "b", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed),
 			DefaultVersion: "12", Remote: links[name]})
 		ok(t, err)
-		m[name] = &node{s, id.NewUserID("u", "b")}
+		m[name] = &node{Server: s, user: id.NewUserID("u", "b")}
 	}
 	a, b, second := m["a"], m["b"], m["second"]
 	room, err := a.Create(ctx, CreateRequest{Creator: a.user, Preset: "public_chat"})

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -17,6 +18,7 @@ import (
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/stream"
 	"parley/storage"
 	"parley/storage/storagetest"
 )
@@ -25,6 +27,28 @@ import (
 type node struct {
 	*Server
 	user id.UserID
+
+	mu sync.Mutex
+	// joined are those of whom a notice said that they are in a room.
+	joined map[id.UserID]bool
+}
+
+func (n *node) hear(notice stream.Notice) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.joined == nil {
+		n.joined = make(map[id.UserID]bool)
+	}
+	for _, user := range notice.Joined {
+		n.joined[user] = true
+	}
+}
+
+// saidToBeIn says whether a notice said of a user that they are in a room.
+func (n *node) saidToBeIn(user id.UserID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.joined[user]
 }
 
 func newNode(t testing.TB, name id.ServerName, url string) *node {
@@ -33,7 +57,7 @@ func newNode(t testing.TB, name id.ServerName, url string) *node {
 	copy(seed, name)
 	s, err := New(Options{DB: storagetest.Open(t, url, nil), Name: name, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed), DefaultVersion: "12"})
 	ok(t, err)
-	return &node{s, id.NewUserID("u", name)}
+	return &node{Server: s, user: id.NewUserID("u", name)}
 }
 
 // events are all that a node has in a room's timeline, in its order.

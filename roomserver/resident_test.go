@@ -39,7 +39,7 @@ func host(t *testing.T, url string) *node {
 	copy(seed, "a")
 	s, err := New(Options{DB: storagetest.Open(t, url, nil), Name: "a", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed), DefaultVersion: "12", Remote: &peer{}})
 	ok(t, err)
-	return &node{s, id.NewUserID("u", "a")}
+	return &node{Server: s, user: id.NewUserID("u", "a")}
 }
 
 func TestResidentJoin(t *testing.T) {

@@ -42,19 +42,28 @@ func scanMembership(row sqldb.Scanner) (m Membership, err error) {
 	return m, err
 }
 
-// InsertMembership writes what a user is to a room from now on. What they were shown of it stays
-// as long as the event does.
+// InsertMembership writes what a user is to a room from now on, whose position follows with
+// UpdateMembershipPos. What they were shown of it stays as long as the event does.
 func (tx *Tx) InsertMembership(m *Membership) error {
 	var stripped any
 	if m.Stripped != nil {
 		stripped = string(m.Stripped)
 	}
 	_, err := tx.Exec(`INSERT INTO memberships (user_id, room_nid, membership, event_nid, pos, local, forgotten, stripped)
-		VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7)
+		VALUES ($1, $2, $3, $4, 0, $5, FALSE, $6)
 		ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid,
-			pos = excluded.pos, forgotten = FALSE, stripped = COALESCE(excluded.stripped,
+			forgotten = FALSE, stripped = COALESCE(excluded.stripped,
 				CASE WHEN memberships.event_nid = excluded.event_nid THEN memberships.stripped END)`,
-		m.User, m.Room, m.Membership, m.Event, m.Pos, m.Local, stripped)
+		m.User, m.Room, m.Membership, m.Event, m.Local, stripped)
+	return err
+}
+
+// UpdateMembershipPos writes the position from which on users are to a room what they are.
+func (tx *Tx) UpdateMembershipPos(room RoomNID, users []id.UserID, pos id.Pos) error {
+	if len(users) == 0 {
+		return nil
+	}
+	_, err := tx.Exec(`UPDATE memberships SET pos = $1 WHERE room_nid = $2 AND user_id = ANY($3)`, pos, room, sqldb.Array(users))
 	return err
 }
 

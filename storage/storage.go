@@ -109,6 +109,12 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	return db.db.Write(ctx, func(tx *sqldb.Tx) error { return fn(&Tx{tx, db}) })
 }
 
+// WriteAlone is Write for a function that reads rows which others write where they have their
+// position. See package sqldb.
+func (db *DB) WriteAlone(ctx context.Context, fn func(*Tx) error) error {
+	return db.db.WriteAlone(ctx, func(tx *sqldb.Tx) error { return fn(&Tx{tx, db}) })
+}
+
 // Read runs fn on an unchanging snapshot.
 func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
 	return db.db.Read(ctx, func(tx *sqldb.Tx) error { return fn(&Tx{tx, db}) })

@@ -85,6 +85,73 @@ func TestWriteGroups(t *testing.T) {
 	})
 }
 
+// TestWriteAlone has writers wait behind a slow one: those who are alone see in the log what came before them, and
+// nothing that does not.
+func TestWriteAlone(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		ctx := context.Background()
+		var room storage.Room
+		var wg sync.WaitGroup
+		started, release := make(chan struct{}), make(chan struct{})
+		add := func(tx *storage.Tx) error {
+			tx.OnPos(1, func(first id.Pos) error { return tx.InsertTimeline(room.NID, storage.Ord(first), storage.EventNID(first), 0) })
+			return nil
+		}
+		wg.Go(func() {
+			var once sync.Once
+			if err := db.Write(ctx, func(tx *storage.Tx) (err error) {
+				once.Do(func() { close(started) })
+				<-release
+				room, err = tx.InsertRoom("!r:x", "12")
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+		<-started
+		const writers = 60
+		counts := make(chan [2]int, writers)
+		for i := range writers {
+			wg.Go(func() {
+				write := db.Write
+				if i%3 == 0 {
+					write = db.WriteAlone
+				}
+				var count [2]int
+				if err := write(ctx, func(tx *storage.Tx) error {
+					if i%3 == 0 {
+						pos, err := tx.GetPos()
+						if err != nil {
+							return err
+						}
+						rows, err := tx.ListLog(0, pos, 1000)
+						if err != nil {
+							return err
+						}
+						count = [2]int{int(pos), len(rows)}
+					}
+					return add(tx)
+				}); err != nil {
+					t.Error(err)
+				}
+				if i%3 == 0 {
+					counts <- count
+				}
+			})
+		}
+		close(release)
+		wg.Wait()
+		close(counts)
+		seen := make(map[int]bool)
+		for c := range counts {
+			if c[0] != c[1] || seen[c[0]] {
+				t.Errorf("at position %d one who is alone sees %d events", c[0], c[1])
+			}
+			seen[c[0]] = true
+		}
+	})
+}
+
 func TestListArguments(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		ctx := context.Background()

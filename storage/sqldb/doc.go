@@ -22,6 +22,9 @@
 // again with a savepoint around each function (and after a deadlock, which only PostgreSQL
 // with several processes can give, each in a transaction of its own). So a function may run
 // more than once: it must set its results, not add to them.
+// A function does not see rows that functions before it in the group write in step 3. What others
+// must see at once is written in step 1, and given its position in step 3; who must see rows that
+// can't be, as their position is their key, uses [DB.WriteAlone].
 //
 // # Reading
 //

@@ -17,9 +17,10 @@ const maxGroup = 128
 var ErrClosed = errors.New("database is closed")
 
 type op struct {
-	ctx  context.Context
-	fn   func(*Tx) error
-	done chan error
+	ctx   context.Context
+	fn    func(*Tx) error
+	alone bool
+	done  chan error
 }
 
 // Write runs fn in a transaction that it may share with others, and returns when what fn
@@ -29,11 +30,21 @@ type op struct {
 // A context that ends before fn has begun ends the waiting; after that the outcome is
 // awaited, as it can no longer be called off.
 func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
-	o := &op{ctx: ctx, fn: fn, done: make(chan error, 1)}
+	return db.write(&op{ctx: ctx, fn: fn})
+}
+
+// WriteAlone is Write in a transaction that is shared with nobody, which costs a commit: for fn
+// that must see rows whose key is a position.
+func (db *DB) WriteAlone(ctx context.Context, fn func(*Tx) error) error {
+	return db.write(&op{ctx: ctx, fn: fn, alone: true})
+}
+
+func (db *DB) write(o *op) error {
+	o.done = make(chan error, 1)
 	select {
 	case db.ops <- o:
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-o.ctx.Done():
+		return o.ctx.Err()
 	case <-db.closing:
 		return ErrClosed
 	}
@@ -72,13 +83,15 @@ func (db *DB) writer() {
 			}
 		}
 		group = db.gather(group, min(writers, maxGroup), linger)
-		db.groups.Add(1)
-		db.functions.Add(int64(len(group)))
-		start := time.Now()
-		db.runGroup(group)
-		took := time.Since(start)
-		if took > time.Second {
-			db.log.Warn("slow write transaction", "functions", len(group), "took", took)
+		var took time.Duration
+		for _, part := range apart(group) {
+			db.groups.Add(1)
+			db.functions.Add(int64(len(part)))
+			start := time.Now()
+			db.runGroup(part)
+			if took = time.Since(start); took > time.Second {
+				db.log.Warn("slow write transaction", "functions", len(part), "took", took)
+			}
 		}
 		writers = len(group) + len(db.ops)
 		linger = min(took/2, maxLinger)
@@ -119,6 +132,19 @@ func (db *DB) gather(group []*op, writers int, linger time.Duration) []*op {
 		}
 	}
 	return group
+}
+
+// apart cuts a group where a function must be alone.
+func apart(group []*op) [][]*op {
+	var parts [][]*op
+	start := 0
+	for i, o := range group {
+		if i > start && (o.alone || group[i-1].alone) {
+			parts = append(parts, group[start:i])
+			start = i
+		}
+	}
+	return append(parts, group[start:])
 }
 
 // runGroup answers every function of the group.
