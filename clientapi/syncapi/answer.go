@@ -240,10 +240,16 @@ func (b *builder) accountData() (news bool, err error) {
 	}
 	f := &b.req.filter.AccountData
 	b.roomData = byRoom(data)
+	return b.writeSomeAccountData(b.roomData[""], f.Most(math.MaxInt), func(typ string) bool { return f.Match(typ, b.req.user) }), nil
+}
+
+// writeSomeAccountData writes the section of account data: up to most of what the client wants. It says
+// whether there was any.
+func (b *builder) writeSomeAccountData(data []storage.AccountData, most int, wanted func(typ string) bool) bool {
 	n := 0
-	for i := range b.roomData[""] {
-		d := &b.roomData[""][i]
-		if !f.Match(d.Type, b.req.user) || n >= f.Most(math.MaxInt) {
+	for i := range data {
+		d := &data[i]
+		if n >= most || !wanted(d.Type) {
 			continue
 		}
 		if n == 0 {
@@ -255,7 +261,7 @@ func (b *builder) accountData() (news bool, err error) {
 	if n > 0 {
 		b.out.endEvents()
 	}
-	return n > 0, nil
+	return n > 0
 }
 
 func (b *builder) writeAccountData(d *storage.AccountData) {

@@ -443,7 +443,13 @@ func (h *history) run(steps int) {
 
 func TestModel(t *testing.T) {
 	// With those of sliding sync these are more than 5,000 answers that are checked.
-	seeds, steps := uint64(18), 150
+	onHistories(t, 18, func(n *node, seed uint64) { newHistory(n, seed).run(150) })
+}
+
+// onHistories makes so many histories on SQLite, each with its seed, and one on PostgreSQL. The hubs
+// remember more or less.
+func onHistories(t *testing.T, seeds uint64, run func(n *node, seed uint64)) {
+	t.Helper()
 	if testing.Short() {
 		seeds = 5
 	}
@@ -451,11 +457,9 @@ func TestModel(t *testing.T) {
 		for seed := range seeds {
 			t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 				ring := []int{3, 40, 0}[seed%3]
-				newHistory(newNode(t, filepath.Join(t.TempDir(), "parley.db"), stream.HubOptions{Size: ring}), seed).run(steps)
+				run(newNode(t, filepath.Join(t.TempDir(), "parley.db"), stream.HubOptions{Size: ring}), seed)
 			})
 		}
 	})
-	t.Run("postgres", func(t *testing.T) {
-		newHistory(newNode(t, storagetest.Postgres(t), stream.HubOptions{}), 1000).run(steps)
-	})
+	t.Run("postgres", func(t *testing.T) { run(newNode(t, storagetest.Postgres(t), stream.HubOptions{}), 1000) })
 }

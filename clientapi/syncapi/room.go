@@ -539,22 +539,9 @@ func (b *builder) roomAccountData(room id.RoomID, whole bool) (bool, error) {
 		}
 		data = b.wholeData[room]
 	}
-	n := 0
-	for i := range data {
-		d := &data[i]
-		if !f.MatchEvent(room, d.Type, b.req.user, false) || n >= f.Most(math.MaxInt) {
-			continue
-		}
-		if n == 0 {
-			b.out.events("account_data")
-		}
-		n++
-		b.writeAccountData(d)
-	}
-	if n > 0 {
-		b.out.endEvents()
-	}
-	return n > 0, nil
+	return b.writeSomeAccountData(data, f.Most(math.MaxInt), func(typ string) bool {
+		return f.MatchEvent(room, typ, b.req.user, false)
+	}), nil
 }
 
 func byRoom(data []storage.AccountData) map[id.RoomID][]storage.AccountData {

@@ -1,7 +1,6 @@
 package syncapi
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,36 +78,14 @@ func (a *API) slide(ctx context.Context, c *httpapi.Caller, in *sliding.Request,
 	if err != nil {
 		return err
 	}
-	hold := time.Duration(min(max(in.Timeout, 0), maxTimeout.Milliseconds())) * time.Millisecond
-	if req.initial {
-		hold = 0
-	}
-	a.Users.Syncing(req.user, cmp.Or(in.SetPresence, "online"), hold)
-	var timeout <-chan time.Time
-	if hold > 0 {
-		timer := time.NewTimer(hold)
-		defer timer.Stop()
-		timeout = timer.C
-	}
-	for last := hold == 0; ; {
-		if err := a.Hub.Track(ctx, req.user); err != nil {
-			return err
-		}
-		var head stream.Mark
-		told, err := aside(func() (told bool, err error) {
+	p := patience{user: req.user, presence: in.SetPresence, timeout: in.Timeout, atOnce: req.initial}
+	return a.poll(ctx, p, func(last bool) (told bool, head stream.Mark, err error) {
+		told, err = aside(func() (told bool, err error) {
 			told, head, err = a.answerSliding(ctx, conn, req, in, w, last)
 			return told, err
 		})
-		if err != nil || told {
-			return err
-		}
-		switch last, err = a.Hub.Wait(ctx, req.user, head, timeout); {
-		case errors.Is(err, stream.ErrClosed):
-			last = true
-		case err != nil:
-			return err
-		}
-	}
+		return told, head, err
+	})
 }
 
 // connection is a client's connection as it is at the client's position.

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"math"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"parley/internal/stream"
 	"parley/roomserver"
 	"parley/storage"
-	"parley/storage/storagetest"
 )
 
 // What follows has clients of sliding sync follow random histories, with windows, filters and
@@ -550,19 +548,5 @@ func (h *slidingHistory) runSliding(steps int) {
 }
 
 func TestSlidingModel(t *testing.T) {
-	seeds, steps := uint64(20), 180
-	if testing.Short() {
-		seeds = 5
-	}
-	t.Run("sqlite", func(t *testing.T) {
-		for seed := range seeds {
-			t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
-				ring := []int{3, 40, 0}[seed%3]
-				newSlidingHistory(newNode(t, filepath.Join(t.TempDir(), "parley.db"), stream.HubOptions{Size: ring}), seed).runSliding(steps)
-			})
-		}
-	})
-	t.Run("postgres", func(t *testing.T) {
-		newSlidingHistory(newNode(t, storagetest.Postgres(t), stream.HubOptions{}), 1000).runSliding(steps)
-	})
+	onHistories(t, 20, func(n *node, seed uint64) { newSlidingHistory(n, seed).runSliding(180) })
 }

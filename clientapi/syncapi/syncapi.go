@@ -216,12 +216,34 @@ func (a *API) sync(ctx context.Context, r *httpapi.Request, in *syncRequest, w h
 	if err != nil {
 		return err
 	}
-	hold := time.Duration(min(max(in.Timeout, 0), maxTimeout.Milliseconds())) * time.Millisecond
-	if req.initial || req.fullState {
+	p := patience{user: req.user, presence: in.SetPresence, timeout: in.Timeout, atOnce: req.initial || req.fullState}
+	return a.poll(ctx, p, func(last bool) (told bool, since stream.Mark, err error) {
+		told, known, err := a.quick(ctx, req, w, last)
+		if err == nil && !known {
+			told, err = aside(func() (bool, error) { return a.answer(ctx, req, w, last) })
+		}
+		return told, req.since, err
+	})
+}
+
+// patience is how a client waits for news.
+type patience struct {
+	user id.UserID
+	// presence is what the client says of its user, timeout for how many milliseconds it waits.
+	presence string
+	timeout  int64
+	// atOnce says that there is an answer in any case.
+	atOnce bool
+}
+
+// poll tries to answer until a client was told something. Where there was nothing to tell it waits
+// for what comes after since. The last time it tries, the client is told that there is nothing.
+func (a *API) poll(ctx context.Context, p patience, try func(last bool) (told bool, since stream.Mark, err error)) error {
+	hold := time.Duration(min(max(p.timeout, 0), maxTimeout.Milliseconds())) * time.Millisecond
+	if p.atOnce {
 		hold = 0
 	}
-	a.Users.Syncing(req.user, cmp.Or(in.SetPresence, "online"), hold)
-
+	a.Users.Syncing(p.user, cmp.Or(p.presence, "online"), hold)
 	var timeout <-chan time.Time
 	if hold > 0 {
 		timer := time.NewTimer(hold)
@@ -229,17 +251,14 @@ func (a *API) sync(ctx context.Context, r *httpapi.Request, in *syncRequest, w h
 		timeout = timer.C
 	}
 	for last := hold == 0; ; {
-		if err := a.Hub.Track(ctx, req.user); err != nil {
+		if err := a.Hub.Track(ctx, p.user); err != nil {
 			return err
 		}
-		told, known, err := a.quick(ctx, req, w, last)
-		if err == nil && !known {
-			told, err = aside(func() (bool, error) { return a.answer(ctx, req, w, last) })
-		}
+		told, since, err := try(last)
 		if err != nil || told {
 			return err
 		}
-		switch last, err = a.Hub.Wait(ctx, req.user, req.since, timeout); {
+		switch last, err = a.Hub.Wait(ctx, p.user, since, timeout); {
 		case errors.Is(err, stream.ErrClosed):
 			last = true // the client is told that there is nothing, and asks whoever comes after us
 		case err != nil:
