@@ -90,12 +90,52 @@ type device struct {
 // Deliver pushes the first notification that a pusher has not got; where there is none, how
 // much is unread if that has changed.
 func (p *Pusher) Deliver(ctx context.Context, destination string, from, to id.Pos) (delivery.Result, error) {
+	w, l, err := p.waiting(ctx, destination, from, to)
+	if err == nil && w != nil && w.unread > 0 && !w.pusher.Badge {
+		// Noted before anything is told, so that it is taken back in any case; and what is told is what
+		// is unread after that, as from then on the log says whom what happens concerns.
+		if err = p.DB.Write(ctx, func(tx *storage.Tx) error { return tx.UpdatePusherBadge(w.pusher, true) }); err == nil {
+			w, l, err = p.waiting(ctx, destination, from, to)
+		}
+	}
+	switch {
+	case err != nil:
+		return delivery.Result{}, err
+	case l != nil:
+		return p.mail(ctx, destination, l)
+	case w == nil:
+		return delivery.Result{Done: to}, nil
+	}
+	before, known := p.told.Get(destination)
+	if w.body.EventID == "" && (known && before == w.unread || !known && !w.pusher.Badge) {
+		return delivery.Result{Done: to}, nil // that is what is shown
+	}
+	rejected, err := p.post(ctx, w)
+	switch {
+	case err != nil:
+		p.pushed.WithLabelValues("failed").Inc()
+		return delivery.Result{}, fmt.Errorf("push to %s: %w", w.Data.URL, err)
+	case slices.Contains(rejected, w.pusher.PushKey):
+		p.pushed.WithLabelValues("rejected").Inc()
+		p.told.Remove(destination)
+		// If it was set again meanwhile, it is for what comes next.
+		err := p.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeletePusherAsSet(w.pusher) })
+		return delivery.Result{Done: w.pos, Reached: true}, err
+	}
+	p.pushed.WithLabelValues("ok").Inc()
+	p.told.Add(destination, w.unread)
+	if w.unread == 0 && w.pusher.Badge {
+		err = p.DB.Write(ctx, func(tx *storage.Tx) error { return tx.UpdatePusherBadge(w.pusher, false) })
+	}
+	return delivery.Result{Done: w.pos, Reached: true}, err
+}
+
+// waiting is what is to be told to a gateway, or by mail; both are nil where there is no such pusher.
+func (p *Pusher) waiting(ctx context.Context, destination string, from, to id.Pos) (w *work, l *letter, err error) {
 	user, app, key, err := pusherOf(destination)
 	if err != nil {
-		return delivery.Result{}, err
+		return nil, nil, err
 	}
-	var w *work
-	var l *letter
 	err = p.DB.Read(ctx, func(tx *storage.Tx) error {
 		w, l = nil, nil
 		pusher, err := tx.GetPusher(user, app, key)
@@ -116,33 +156,7 @@ func (p *Pusher) Deliver(ctx context.Context, destination string, from, to id.Po
 		}
 		return err
 	})
-	if err != nil {
-		return delivery.Result{}, err
-	}
-	if l != nil {
-		return p.mail(ctx, destination, l)
-	}
-	if w == nil {
-		return delivery.Result{Done: to}, nil
-	}
-	before, known := p.told.Get(destination)
-	if w.body.EventID == "" && (!known || before == w.unread) {
-		return delivery.Result{Done: to}, nil // nothing was pushed that would have to be taken back
-	}
-	rejected, err := p.post(ctx, w)
-	switch {
-	case err != nil:
-		p.pushed.WithLabelValues("failed").Inc()
-		return delivery.Result{}, fmt.Errorf("push to %s: %w", w.Data.URL, err)
-	case slices.Contains(rejected, key):
-		p.pushed.WithLabelValues("rejected").Inc()
-		p.told.Remove(destination)
-		err := p.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeletePusher(user, app, key) })
-		return delivery.Result{Done: to, Reached: true}, err
-	}
-	p.pushed.WithLabelValues("ok").Inc()
-	p.told.Add(destination, w.unread)
-	return delivery.Result{Done: w.pos, Reached: true}, nil
+	return w, l, err
 }
 
 // next is what a gateway is to be told next.
@@ -200,7 +214,9 @@ func (p *Pusher) try(tx *storage.Tx, w *work, l *storage.LogEntry, member map[st
 		return false, nil
 	}
 	row, room, err := eventOf(tx, l)
-	if err != nil {
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	} else if err != nil {
 		return false, err
 	}
 	w.sent = gjson.GetBytes(row.JSON, "origin_server_ts").Int()

@@ -128,7 +128,7 @@ func (e notYet) RetryAfter() time.Duration { return e.wait }
 func (p *Pusher) mail(ctx context.Context, destination string, l *letter) (delivery.Result, error) {
 	switch {
 	case l.stranger:
-		err := p.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeletePusher(l.pusher.User, l.pusher.AppID, l.pusher.PushKey) })
+		err := p.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeletePusherAsSet(l.pusher) })
 		return delivery.Result{Done: l.pos, Reached: true}, err
 	case len(l.news.Rooms) == 0 || p.Mail == nil:
 		return delivery.Result{Done: l.pos, Reached: true}, nil

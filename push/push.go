@@ -5,8 +5,9 @@
 // which pushers a piece of the log concerns, and tells their gateways.
 //
 // What a user has read meanwhile, on whatever device, is not pushed any more. How much they
-// have not read goes with each notification; when they read, it is told by itself, as far as
-// the gateway can be reached at once.
+// have not read goes with each notification; when that becomes less, as they read, leave a room or
+// send something, or as what was counted is redacted, it is told by itself. The database knows
+// whose phone may show a number, so that it comes to show none after a restart, too.
 //
 // spec: push-gateway-api.md, client-server-api/modules/push.md
 package push
@@ -136,7 +137,7 @@ func New(o Options) (*Pusher, error) {
 			return nil, fmt.Errorf("push: %w", err)
 		}
 	}
-	notices := o.Broker.Subscribe(noticesKept, stream.Event, stream.Receipt)
+	notices := o.Broker.Subscribe(noticesKept, stream.Event, stream.Receipt, stream.AccountData)
 	p.queue, err = delivery.New(delivery.Options{
 		DB: o.DB, Name: "push", Consumer: p, MinDelay: o.MinDelay, MaxDelay: o.MaxDelay, Shared: o.Shared,
 		Log: o.Log, Metrics: o.Metrics,
@@ -182,14 +183,16 @@ func (p *Pusher) listen(ctx context.Context, notices *stream.Subscription) {
 		}
 		for i := range list {
 			switch n := &list[i]; n.Kind {
-			case stream.Event:
+			case stream.Event, stream.Receipt:
 				if n.Pos > 0 {
 					p.queue.Advance(n.Pos, true)
 				}
-			case stream.Receipt:
+			case stream.AccountData:
 				p.queue.Advance(n.Pos, false)
-				if err := p.hasRead(ctx, n.User); err != nil && ctx.Err() == nil {
-					p.Log.Warn("cannot tell that somebody has read", "user", n.User, "error", err)
+				for _, user := range n.Users {
+					if err := p.recount(ctx, user); err != nil && ctx.Err() == nil {
+						p.Log.Warn("cannot tell that less is unread", "user", user, "error", err)
+					}
 				}
 			}
 		}
@@ -199,11 +202,14 @@ func (p *Pusher) listen(ctx context.Context, notices *stream.Subscription) {
 	}
 }
 
-// hasRead has the gateways of a user told how much is unread now.
-func (p *Pusher) hasRead(ctx context.Context, user id.UserID) error {
+// recount has the gateways of a user told how much is unread now: their push rules may have changed,
+// or whom they ignore. It is no matter of which another attempt is made.
+func (p *Pusher) recount(ctx context.Context, user id.UserID) error {
 	pushers, err := storage.Get(ctx, p.DB, func(tx *storage.Tx) ([]storage.Pusher, error) { return tx.ListPushers(user) })
 	for i := range pushers {
-		p.queue.Poke(destinationOf(&pushers[i]))
+		if pushers[i].Badge {
+			p.queue.Poke(destinationOf(&pushers[i]))
+		}
 	}
 	return err
 }
@@ -234,6 +240,9 @@ func (p *Pusher) Route(ctx context.Context, from, to id.Pos) ([]delivery.Concern
 			return err
 		}
 		r := router{Pusher: p, tx: tx, concerns: concerns, members: make(map[storage.RoomNID][]storage.PushMember)}
+		if err := r.read(from, to); err != nil {
+			return err
+		}
 		for {
 			entries, err := tx.ListLog(from, to, logAtOnce)
 			if err != nil {
@@ -268,10 +277,23 @@ type router struct {
 	members  map[storage.RoomNID][]storage.PushMember
 }
 
+// read goes through who has read on.
+func (r *router) read(from, to id.Pos) error {
+	list, err := r.tx.ListPushUsersRead(from, to)
+	for i := range list {
+		if err == nil {
+			err = r.concern(list[i].User, list[i].Pos)
+		}
+	}
+	return err
+}
+
 // event goes through one event.
 func (r *router) event(l *storage.LogEntry) error {
 	row, room, err := eventOf(r.tx, l)
-	if err != nil {
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil // it is gone, and nobody is told of it
+	} else if err != nil {
 		return err
 	}
 	members, ok := r.members[l.Room]
@@ -285,24 +307,45 @@ func (r *router) event(l *storage.LogEntry) error {
 	if err != nil {
 		return err
 	}
-	if f := gjson.GetManyBytes(row.JSON, "type", "state_key", "content.membership"); f[0].Str == "m.room.member" && f[2].Str == "invite" {
-		users = append(users, id.UserID(f[1].Str))
-	}
-	for _, user := range users {
-		pushers, err := r.tx.ListPushers(user)
-		if err != nil {
+	for _, user := range append(users, lessUnread(row.JSON, members)...) {
+		if err := r.concern(user, l.Pos); err != nil {
 			return err
-		}
-		for i := range pushers {
-			d := destinationOf(&pushers[i])
-			if c := r.concerns[d]; c != nil {
-				c.Last = l.Pos
-			} else {
-				r.concerns[d] = &delivery.Concern{Destination: d, First: l.Pos, Last: l.Pos}
-			}
 		}
 	}
 	return nil
+}
+
+// lessUnread are those for whom less may be unread because of an event: whose membership it changes
+// (and who may be notified of that), who sent it, as they have read what is before it, and who
+// was told of what a redaction takes away.
+func lessUnread(event []byte, members []storage.PushMember) []id.UserID {
+	f := gjson.GetManyBytes(event, "type", "state_key", "sender")
+	state := f[1].Exists()
+	if state && f[0].Str == "m.room.member" {
+		return []id.UserID{id.UserID(f[1].Str)}
+	}
+	redaction := !state && f[0].Str == "m.room.redaction"
+	var out []id.UserID
+	for i := range members {
+		if m := &members[i]; m.Badge && !state && (redaction || string(m.User) == f[2].Str) {
+			out = append(out, m.User)
+		}
+	}
+	return out
+}
+
+// concern notes that there may be something to tell a user's gateways at a position.
+func (r *router) concern(user id.UserID, pos id.Pos) error {
+	pushers, err := r.tx.ListPushers(user)
+	for i := range pushers {
+		d := destinationOf(&pushers[i])
+		if c := r.concerns[d]; c != nil {
+			c.First, c.Last = min(c.First, pos), max(c.Last, pos)
+		} else {
+			r.concerns[d] = &delivery.Concern{Destination: d, First: pos, Last: pos}
+		}
+	}
+	return err
 }
 
 // eventOf is an event of the log with its room.

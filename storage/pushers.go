@@ -12,24 +12,48 @@ type Pusher struct {
 	PushKey string
 	// DeviceNID is the device that made it; the pusher ends with it.
 	DeviceNID int64
-	// Created is in milliseconds since 1970.
+	// Created is when it was set, in milliseconds since 1970. A pusher that is set again has a later one.
 	Created int64
+	// Badge says that its gateway may have been told that something is unread, and not yet that
+	// nothing is any more.
+	Badge bool
 	// JSON is the pusher as clients see it.
 	JSON []byte
 }
 
-const pusherColumns = `user_id, app_id, pushkey, device_nid, created, json`
+const pusherColumns = `user_id, app_id, pushkey, device_nid, created, badge, json`
 
 func scanPusher(row sqldb.Scanner) (p Pusher, err error) {
-	return p, row.Scan(&p.User, &p.AppID, &p.PushKey, &p.DeviceNID, &p.Created, &p.JSON)
+	return p, row.Scan(&p.User, &p.AppID, &p.PushKey, &p.DeviceNID, &p.Created, &p.Badge, &p.JSON)
 }
 
-// InsertPusher writes a pusher over the user's one of the same app and key.
+// InsertPusher writes a pusher over the user's one of the same app and key. What that one's gateway
+// was told is told.
 func (tx *Tx) InsertPusher(p *Pusher) error {
-	_, err := tx.Exec(`INSERT INTO pushers (`+pusherColumns+`) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (app_id, pushkey, user_id) DO UPDATE SET device_nid = excluded.device_nid, json = excluded.json`,
+	_, err := tx.Exec(`INSERT INTO pushers (`+pusherColumns+`) VALUES ($1, $2, $3, $4, $5, FALSE, $6)
+		ON CONFLICT (app_id, pushkey, user_id) DO UPDATE SET device_nid = excluded.device_nid, json = excluded.json,
+			created = CASE WHEN excluded.created > pushers.created THEN excluded.created ELSE pushers.created + 1 END`,
 		p.User, p.AppID, p.PushKey, p.DeviceNID, p.Created, string(p.JSON))
 	return err
+}
+
+// UpdatePusherBadge notes whether a pusher's gateway may have been told that something is unread.
+func (tx *Tx) UpdatePusherBadge(p *Pusher, badge bool) error {
+	_, err := tx.Exec(`UPDATE pushers SET badge = $4 WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`, p.User, p.AppID, p.PushKey, badge)
+	return err
+}
+
+// UserRead is a user who has read on, last at Pos.
+type UserRead struct {
+	User id.UserID
+	Pos  id.Pos
+}
+
+// ListPushUsersRead are the users with pushers who have read on with from < pos <= to.
+func (tx *Tx) ListPushUsersRead(from, to id.Pos) ([]UserRead, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (r UserRead, err error) { return r, row.Scan(&r.User, &r.Pos) },
+		`SELECT user_id, MAX(pos) FROM receipts r WHERE pos > $1 AND pos <= $2
+		AND EXISTS (SELECT 1 FROM pushers p WHERE p.user_id = r.user_id) GROUP BY user_id`, from, to)
 }
 
 // ListPushers are a user's pushers.
@@ -51,15 +75,18 @@ type PushMember struct {
 	Since id.Pos
 	// PushRules and Ignored are when their push rules and whom they ignore last changed, 0 for never.
 	PushRules, Ignored id.Pos
+	// Badge says that a gateway may have been told that something is unread.
+	Badge bool
 }
 
 // ListPushMembers are the members of a room who have pushers.
 func (tx *Tx) ListPushMembers(room RoomNID) ([]PushMember, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (m PushMember, err error) {
-		return m, row.Scan(&m.User, &m.Since, &m.PushRules, &m.Ignored)
+		return m, row.Scan(&m.User, &m.Since, &m.PushRules, &m.Ignored, &m.Badge)
 	}, `SELECT m.user_id, m.pos,
 			COALESCE((SELECT pos FROM account_data a WHERE a.user_id = m.user_id AND a.room_id = '' AND a.type = 'm.push_rules'), 0),
-			COALESCE((SELECT pos FROM account_data a WHERE a.user_id = m.user_id AND a.room_id = '' AND a.type = 'm.ignored_user_list'), 0)
+			COALESCE((SELECT pos FROM account_data a WHERE a.user_id = m.user_id AND a.room_id = '' AND a.type = 'm.ignored_user_list'), 0),
+			EXISTS (SELECT 1 FROM pushers p WHERE p.user_id = m.user_id AND p.badge)
 		FROM memberships m WHERE m.room_nid = $1 AND m.membership = 'join' AND m.local
 		AND EXISTS (SELECT 1 FROM pushers p WHERE p.user_id = m.user_id)`, room)
 }
@@ -78,6 +105,12 @@ func (tx *Tx) GetPusher(user id.UserID, appID, pushKey string) (Pusher, error) {
 // DeletePusher removes a user's pusher.
 func (tx *Tx) DeletePusher(user id.UserID, appID, pushKey string) error {
 	_, err := tx.Exec(`DELETE FROM pushers WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`, user, appID, pushKey)
+	return err
+}
+
+// DeletePusherAsSet removes a user's pusher, if it was not set again since it was read.
+func (tx *Tx) DeletePusherAsSet(p *Pusher) error {
+	_, err := tx.Exec(`DELETE FROM pushers WHERE user_id = $1 AND app_id = $2 AND pushkey = $3 AND created = $4`, p.User, p.AppID, p.PushKey, p.Created)
 	return err
 }
 
