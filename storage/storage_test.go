@@ -94,7 +94,9 @@ func TestWriteAlone(t *testing.T) {
 		var wg sync.WaitGroup
 		started, release := make(chan struct{}), make(chan struct{})
 		add := func(tx *storage.Tx) error {
-			tx.OnPos(1, func(first id.Pos) error { return tx.InsertTimeline(room.NID, storage.Ord(first), storage.EventNID(first), 0) })
+			tx.OnPos(1, func(first id.Pos) error {
+				return tx.InsertTimeline(room.NID, storage.Ord(first), storage.EventNID(first), 0)
+			})
 			return nil
 		}
 		wg.Go(func() {
