@@ -94,12 +94,12 @@ func (tx *Tx) ListDeviceLists(from id.Pos) ([]id.UserID, error) {
 		`SELECT user_id FROM device_lists WHERE pos > $1 ORDER BY pos`, from)
 }
 
-// ListNewAcquaintances are the users who may have come to share a room with user since from: of
-// two who are joined to a room one has become so, or is so with another profile.
+// ListNewAcquaintances are the users who share a room with user to which one of the two has come since from.
+// They may have shared another before.
 func (tx *Tx) ListNewAcquaintances(user id.UserID, from id.Pos) ([]id.UserID, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
 		`SELECT DISTINCT o.user_id FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid
-		WHERE m.user_id = $1 AND m.membership = 'join' AND o.membership = 'join' AND (m.pos > $2 OR o.pos > $2)`, user, from)
+		WHERE m.user_id = $1 AND m.membership = 'join' AND o.membership = 'join' AND (m.since > $2 OR o.since > $2)`, user, from)
 }
 
 // ListLostAcquaintances are the users who may have ceased to share a room with user since from:
@@ -107,6 +107,6 @@ func (tx *Tx) ListNewAcquaintances(user id.UserID, from id.Pos) ([]id.UserID, er
 func (tx *Tx) ListLostAcquaintances(user id.UserID, from id.Pos) ([]id.UserID, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
 		`SELECT DISTINCT o.user_id FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid
-		WHERE m.user_id = $1 AND o.user_id <> $1 AND m.membership IN ('join', 'leave', 'ban') AND o.membership IN ('join', 'leave', 'ban')
-		AND (m.membership <> 'join' AND m.pos > $2 OR m.membership = 'join' AND o.membership <> 'join' AND o.pos > $2)`, user, from)
+		WHERE m.user_id = $1 AND o.user_id <> $1
+		AND (m.membership <> 'join' AND m.since > $2 OR o.membership <> 'join' AND o.since > $2)`, user, from)
 }

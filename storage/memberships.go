@@ -49,9 +49,10 @@ func (tx *Tx) InsertMembership(m *Membership) error {
 	if m.Stripped != nil {
 		stripped = string(m.Stripped)
 	}
-	_, err := tx.Exec(`INSERT INTO memberships (user_id, room_nid, membership, event_nid, pos, local, forgotten, stripped)
-		VALUES ($1, $2, $3, $4, 0, $5, FALSE, $6)
+	_, err := tx.Exec(`INSERT INTO memberships (user_id, room_nid, membership, event_nid, pos, since, local, forgotten, stripped)
+		VALUES ($1, $2, $3, $4, 0, 0, $5, FALSE, $6)
 		ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid,
+			since = CASE WHEN memberships.membership = excluded.membership THEN memberships.since ELSE 0 END,
 			forgotten = FALSE, stripped = COALESCE(excluded.stripped,
 				CASE WHEN memberships.event_nid = excluded.event_nid THEN memberships.stripped END)`,
 		m.User, m.Room, m.Membership, m.Event, m.Local, stripped)
@@ -63,7 +64,7 @@ func (tx *Tx) UpdateMembershipPos(room RoomNID, users []id.UserID, pos id.Pos) e
 	if len(users) == 0 {
 		return nil
 	}
-	_, err := tx.Exec(`UPDATE memberships SET pos = $1 WHERE room_nid = $2 AND user_id = ANY($3)`, pos, room, sqldb.Array(users))
+	_, err := tx.Exec(`UPDATE memberships SET pos = $1, since = CASE WHEN since = 0 THEN $1 ELSE since END WHERE room_nid = $2 AND user_id = ANY($3)`, pos, room, sqldb.Array(users))
 	return err
 }
 
@@ -104,6 +105,11 @@ func (tx *Tx) ListMembers(room RoomNID, membership string, localOnly bool) ([]id
 		WHERE room_nid = $1 AND membership = $2 ORDER BY user_id`, room, membership)
 }
 
+// ListMembersSince are who is joined to a room, and who may have been at some time since a position.
+func (tx *Tx) ListMembersSince(room RoomNID, since id.Pos) ([]id.UserID, error) {
+	return sqldb.List(tx.Tx, scanUserID, `SELECT user_id FROM memberships WHERE room_nid = $1 AND (membership = 'join' OR since > $2)`, room, since)
+}
+
 // ListGuests are the guests of ours who are joined to a room.
 func (tx *Tx) ListGuests(room RoomNID) ([]id.UserID, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
@@ -125,6 +131,33 @@ func (tx *Tx) ListSharedRooms(user id.UserID, with []id.UserID) ([]id.UserID, er
 		`SELECT DISTINCT o.user_id FROM memberships o JOIN memberships m ON m.room_nid = o.room_nid
 		WHERE o.user_id = ANY($2) AND o.membership || '' = 'join' AND m.user_id = $1 AND m.membership = 'join'`,
 		user, sqldb.Array(with)) // the || keeps SQLite from going through all members of the rooms
+}
+
+// ListSharedRoomsSince says which of the given users share a room with user to which both have been
+// joined all the time since a position.
+func (tx *Tx) ListSharedRoomsSince(user id.UserID, with []id.UserID, since id.Pos) ([]id.UserID, error) {
+	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
+		`SELECT DISTINCT o.user_id FROM memberships o JOIN memberships m ON m.room_nid = o.room_nid
+		WHERE o.user_id = ANY($2) AND o.membership || '' = 'join' AND o.since <= $3
+			AND m.user_id = $1 AND m.membership = 'join' AND m.since <= $3`,
+		user, sqldb.Array(with), since)
+}
+
+// ListPartings are the rooms to which user or one of the given others is not joined any more since a position,
+// each with the others who are or were something to it.
+func (tx *Tx) ListPartings(user id.UserID, others []id.UserID, since id.Pos) (map[RoomNID][]id.UserID, error) {
+	out := make(map[RoomNID][]id.UserID)
+	err := tx.Query(`SELECT o.room_nid, o.user_id FROM memberships o JOIN memberships m ON m.room_nid = o.room_nid
+		WHERE o.user_id = ANY($2) AND m.user_id = $1
+			AND (o.membership || '' <> 'join' AND o.since > $3 OR m.membership <> 'join' AND m.since > $3)`,
+		[]any{user, sqldb.Array(others), since}, func(row sqldb.Scanner) error {
+			var room RoomNID
+			var other id.UserID
+			err := row.Scan(&room, &other)
+			out[room] = append(out[room], other)
+			return err
+		})
+	return out, err
 }
 
 // ListMutualRooms are up to limit rooms that two users are both joined to, in the order of their

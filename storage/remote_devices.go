@@ -45,8 +45,8 @@ func (tx *Tx) ListRemoteDeviceLists(users []id.UserID) ([]RemoteDeviceList, erro
 func (tx *Tx) ListFreshDeviceLists(users []id.UserID) ([]id.UserID, error) {
 	return sqldb.List(tx.Tx, scanUserID, `SELECT l.user_id FROM remote_device_lists l WHERE l.user_id = ANY($1) AND NOT l.stale AND EXISTS (
 			SELECT 1 FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid
-			WHERE m.user_id = l.user_id AND m.membership = 'join' AND m.pos <= l.pos
-				AND o.membership = 'join' AND o.local AND o.pos <= l.pos)`, sqldb.Array(users))
+			WHERE m.user_id = l.user_id AND m.membership = 'join' AND m.since <= l.pos
+				AND o.membership = 'join' AND o.local AND o.since <= l.pos)`, sqldb.Array(users))
 }
 
 // ListStaleDeviceLists are up to limit users after the given one of whose devices we may have

@@ -489,16 +489,14 @@ func (s *Server) ChangedDeviceLists(ctx context.Context, user id.UserID, from id
 		if err != nil {
 			return err
 		}
-		changed = slices.Concat(changed, met, signed)
-		slices.Sort(changed)
-		changed = slices.Compact(changed)
-
 		lost, err := tx.ListLostAcquaintances(user, from)
 		if err != nil {
 			return err
 		}
-		still, err := tx.ListSharedRooms(user, lost)
-		left = slices.DeleteFunc(lost, func(u id.UserID) bool { return slices.Contains(still, u) })
+		met, left, err = s.rooms.Encounters(tx, user, from, met, lost)
+		changed = slices.Concat(changed, met, signed)
+		slices.Sort(changed)
+		changed = slices.Compact(changed)
 		return err
 	})
 	return changed, left, err

@@ -174,7 +174,7 @@ func (f *fixture) member(t *testing.T, user id.UserID, room id.RoomID, membershi
 	t.Helper()
 	err := f.db.Write(context.Background(), func(tx *storage.Tx) error {
 		tx.OnPos(1, func(pos id.Pos) error {
-			_, err := tx.Exec(`UPDATE memberships SET membership = $3, pos = $4 WHERE user_id = $1 AND room_nid = (SELECT nid FROM rooms WHERE room_id = $2)`,
+			_, err := tx.Exec(`UPDATE memberships SET membership = $3, pos = $4, since = $4 WHERE user_id = $1 AND room_nid = (SELECT nid FROM rooms WHERE room_id = $2)`,
 				user, room, membership, pos)
 			return err
 		})

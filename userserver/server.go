@@ -24,6 +24,9 @@ type Rooms interface {
 	LeaveAll(ctx context.Context, user id.UserID) error
 	// ServerAllowed says whether a room lets another server take part.
 	ServerAllowed(ctx context.Context, room id.RoomID, server id.ServerName) (bool, error)
+	// Encounters says who of met came to share a room with a user since a position, and who of lost
+	// shares none any more.
+	Encounters(tx *storage.Tx, user id.UserID, since id.Pos, met, lost []id.UserID) (came, went []id.UserID, err error)
 }
 
 // Options is what a server needs. DB, ServerName and Rooms must be given; the rest has

@@ -126,37 +126,35 @@ func (b *builder) readDeviceLists() (changed, left []id.UserID, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return b.sortDeviceLists(updated, slices.Concat(signed, met), lost)
+	return b.sortDeviceLists(updated, signed, met, lost)
 }
 
 // heardDeviceLists finds it in what the hub has told.
 func (b *builder) heardDeviceLists() (changed, left []id.UserID, err error) {
-	var updated, surely, lost []id.UserID
+	var updated, signed, met, lost []id.UserID
 	for i := range b.notices {
 		n := &b.notices[i]
 		switch {
 		case n.Kind == stream.DeviceList && n.User == b.req.user:
-			signed, err := b.tx.ListSignatureLists(b.req.user, b.from())
-			if err != nil {
+			if signed, err = b.tx.ListSignatureLists(b.req.user, b.from()); err != nil {
 				return nil, nil, err
 			}
 			updated = append(updated, b.req.user)
-			surely = append(surely, signed...)
 		case n.Kind == stream.DeviceList:
 			updated = append(updated, n.User)
 		case n.Kind == stream.Event && len(n.Users) > 0:
-			met, parted, err := b.encounters(n)
+			came, went, err := b.encounters(n)
 			if err != nil {
 				return nil, nil, err
 			}
-			surely, lost = append(surely, met...), append(lost, parted...)
+			met, lost = append(met, came...), append(lost, went...)
 		}
 	}
-	return b.sortDeviceLists(updated, surely, lost)
+	return b.sortDeviceLists(updated, signed, met, lost)
 }
 
-// encounters are those whom the user came to share a room with by a change of membership, and
-// those whom they may share none with any more. The specification asks for encrypted rooms alone;
+// encounters are those whom the user may have come to share a room with by a change of membership,
+// and those whom they may share none with any more. The specification asks for encrypted rooms alone;
 // a client that is told of the others too has their keys when a room becomes encrypted.
 func (b *builder) encounters(n *stream.Notice) (met, parted []id.UserID, err error) {
 	room, err := b.tx.GetRoom(n.Room)
@@ -168,7 +166,7 @@ func (b *builder) encounters(n *stream.Notice) (met, parted []id.UserID, err err
 	}
 	others := n.Users
 	if slices.Contains(n.Users, b.req.user) {
-		if others, err = b.tx.ListMembers(room.NID, "join", false); err != nil {
+		if others, err = b.tx.ListMembersSince(room.NID, b.from()); err != nil {
 			return nil, nil, err
 		}
 		if !slices.Contains(n.Joined, b.req.user) {
@@ -186,27 +184,24 @@ func (b *builder) encounters(n *stream.Notice) (met, parted []id.UserID, err err
 	return met, parted, nil
 }
 
-// sortDeviceLists are the lists to be told: of updated those who share a room, and all of surely;
-// of lost those who share none.
-func (b *builder) sortDeviceLists(updated, surely, lost []id.UserID) (changed, left []id.UserID, err error) {
+// sortDeviceLists are the lists to be told: of updated those who share a room, all of signed, of met those
+// with whom the user did not share one all the time; and of lost those with whom they shared one, and
+// share none any more.
+func (b *builder) sortDeviceLists(updated, signed, met, lost []id.UserID) (changed, left []id.UserID, err error) {
 	me := b.req.user
-	if len(updated)+len(lost) > 0 {
-		sharing, err := b.tx.ListSharedRooms(me, slices.Concat(updated, lost))
-		if err != nil {
+	met, left, err = b.Rooms.Encounters(b.tx, me, b.from(), met, lost)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(updated) > 0 {
+		if changed, err = b.tx.ListSharedRooms(me, updated); err != nil {
 			return nil, nil, err
 		}
-		for _, u := range updated {
-			if u == me || slices.Contains(sharing, u) {
-				changed = append(changed, u)
-			}
-		}
-		for _, u := range lost {
-			if u != me && !slices.Contains(sharing, u) {
-				left = append(left, u)
-			}
+		if slices.Contains(updated, me) {
+			changed = append(changed, me)
 		}
 	}
-	changed = append(changed, surely...)
+	changed = slices.Concat(changed, signed, met)
 	slices.Sort(changed)
 	slices.Sort(left)
 	return slices.Compact(changed), slices.Compact(left), nil

@@ -189,7 +189,7 @@ func (h *history) check(c *client) {
 // ages are what is not the same again in the same answer.
 var ages = regexp.MustCompile(`"age":\d+,?`)
 
-// difference is where two answers differ but for their tokens and device lists, "" where they don't.
+// difference is where two answers differ but for their tokens, "" where they don't.
 func difference(t testing.TB, a, b string) string {
 	var x, y map[string]any
 	for _, v := range []struct {
@@ -202,7 +202,6 @@ func difference(t testing.TB, a, b string) string {
 	}
 	for _, v := range []map[string]any{x, y} {
 		delete(v, "next_batch")
-		delete(v, "device_lists") // of whom the database names some too many
 	}
 	return differ("", x, y)
 }
