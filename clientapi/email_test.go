@@ -1,90 +1,30 @@
 package clientapi_test
 
 import (
-	"errors"
 	"fmt"
 	"html"
 	"io"
 	"mime"
 	"mime/multipart"
 	"mime/quotedprintable"
-	"net"
 	"net/http"
 	netmail "net/mail"
 	"net/url"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
-
-	"github.com/emersion/go-smtp"
 
 	"parley/clientapi"
 	"parley/internal/id"
 	"parley/internal/mail"
+	"parley/internal/mail/mailtest"
 	"parley/userserver"
 )
 
-// postOffice is an SMTP server that keeps what it is given.
-type postOffice struct {
-	mu    sync.Mutex
-	mails map[string][]string // by address, the mails as they came
-}
-
-func (p *postOffice) NewSession(*smtp.Conn) (smtp.Session, error) { return &delivery{office: p}, nil }
-
-// take gives the mails to an address, and keeps them no longer.
-func (p *postOffice) take(address string) []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	mails := p.mails[address]
-	delete(p.mails, address)
-	return mails
-}
-
-type delivery struct {
-	office *postOffice
-	to     string
-}
-
-func (d *delivery) Mail(string, *smtp.MailOptions) error { return nil }
-func (d *delivery) Reset()                               {}
-func (d *delivery) Logout() error                        { return nil }
-
-func (d *delivery) Rcpt(to string, _ *smtp.RcptOptions) error {
-	if strings.HasPrefix(to, "refused@") {
-		return &smtp.SMTPError{Code: 550, Message: "no such mailbox"}
-	}
-	d.to = to
-	return nil
-}
-
-func (d *delivery) Data(r io.Reader) error {
-	text, err := io.ReadAll(r)
-	d.office.mu.Lock()
-	defer d.office.mu.Unlock()
-	d.office.mails[d.to] = append(d.office.mails[d.to], string(text))
-	return err
-}
-
 // withMail sets a node up with a post office.
-func withMail(t *testing.T) (*postOffice, func(*clientapi.Options, *userserver.Options)) {
-	office := &postOffice{mails: make(map[string][]string)}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := smtp.NewServer(office)
-	server.Domain = "post.example"
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	t.Cleanup(func() {
-		server.Close()
-		if err := <-served; err != nil && !errors.Is(err, smtp.ErrServerClosed) {
-			t.Error(err)
-		}
-	})
-	mailer, err := mail.New(mail.Options{Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port, Encryption: mail.None,
+func withMail(t *testing.T) (*mailtest.Office, func(*clientapi.Options, *userserver.Options)) {
+	office := mailtest.Open(t)
+	mailer, err := mail.New(mail.Options{Host: "127.0.0.1", Port: office.Port, Encryption: mail.None,
 		From: "x.org <noreply@x.org>", ServerName: "x.org"})
 	if err != nil {
 		t.Fatal(err)
@@ -167,8 +107,8 @@ func TestEmailOnRegistration(t *testing.T) {
 		if again := ask(`{"client_secret":"s","email":"alice@y.org","send_attempt":1}`).want(200, "").get("sid"); again != sid {
 			t.Errorf("the same attempt has the session %s, want %s", again, sid)
 		}
-		mails := office.take("Alice@y.org")
-		if len(mails) != 1 || len(office.take("alice@y.org")) != 0 {
+		mails := office.Take("Alice@y.org")
+		if len(mails) != 1 || len(office.Take("alice@y.org")) != 0 {
 			t.Fatalf("%d mails", len(mails))
 		}
 		register := func(session string) *answer {
@@ -213,7 +153,7 @@ func TestAddressesOfAnAccount(t *testing.T) {
 		}
 		add("null").want(401, "")
 		add(auth("alice")).want(403, "M_THREEPID_AUTH_FAILED")
-		n.follow(t, link(t, office.take("a@y.org")[0]))
+		n.follow(t, link(t, office.Take("a@y.org")[0]))
 		add(auth("alice")).want(200, "")
 		add(auth("alice")).want(403, "M_THREEPID_AUTH_FAILED") // it is used up
 		n.do(t, "POST", v3+"/account/3pid/bind", alice, `{"sid":"x","client_secret":"s","id_server":"id.org","id_access_token":"t"}`).want(400, "M_SERVER_NOT_TRUSTED")
@@ -235,7 +175,7 @@ func TestAddressesOfAnAccount(t *testing.T) {
 				"threepid_creds":{"sid":"` + sid2 + `","client_secret":"r"}}}`)
 		}
 		by().want(401, "M_THREEPID_AUTH_FAILED")
-		n.follow(t, link(t, office.take("a@y.org")[0]))
+		n.follow(t, link(t, office.Take("a@y.org")[0]))
 		by().want(200, "")
 		n.do(t, "POST", v3+"/login", "", `{"type":"m.login.password","identifier":{"type":"m.id.user","user":"alice"},"password":"another password"}`).want(200, "")
 		n.do(t, "GET", v3+"/account/whoami", alice, "").want(401, "M_UNKNOWN_TOKEN")

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"testing"
 
+	"parley/internal/mail/mailtest"
 	"parley/test/harness"
 )
 
@@ -91,10 +92,10 @@ func TestClientServer(t *testing.T) {
 		for id := range d.operations {
 			s.seen[id] = &seen{}
 		}
-		s.post = newPostOffice(t)
+		s.post = mailtest.Open(t)
 		network := harness.NewNetwork(t)
 		s.identity = newIdentityServer(t, network)
-		s.server = network.ParleyConfigured(t, db, settings+s.post.settings())
+		s.server = network.ParleyConfigured(t, db, settings+mailSettings(s.post))
 		s.root = s.administrator()
 		for _, story := range []func(*scene){
 			tokens, closed, invited,
@@ -130,7 +131,7 @@ type scene struct {
 	definition *definition
 	db         harness.Database
 	server     *harness.Server
-	post       *postOffice
+	post       *mailtest.Office
 	identity   *identityServer
 	root       *harness.User // an administrator
 	seen       map[string]*seen
