@@ -20,29 +20,12 @@ import (
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/serverapi"
+	"parley/internal/testclock"
 	"parley/media"
 	"parley/media/blob"
 	"parley/storage"
 	"parley/storage/storagetest"
 )
-
-// clock is a clock that only tests move. It begins now, as files on the disk know no other time.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
 
 // servers are the others, as far as their files go.
 type servers struct {
@@ -85,7 +68,7 @@ func (s *servers) count(name string) int {
 type fixture struct {
 	*media.Server
 	db      *storage.DB
-	clock   *clock
+	clock   *testclock.Clock
 	dir     string
 	store   blob.Store
 	servers *servers
@@ -102,7 +85,7 @@ func each(t *testing.T, change func(*media.Options), run func(t *testing.T, f *f
 	t.Helper()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		f := &fixture{
-			clock: &clock{now: time.Now()}, dir: t.TempDir(),
+			clock: testclock.New(time.Now()), dir: t.TempDir(),
 			servers: &servers{files: make(map[string]func() (*serverapi.File, error)), asked: make(map[string]int)},
 		}
 		f.db = storagetest.Open(t, url, nil)

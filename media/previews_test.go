@@ -109,7 +109,7 @@ func TestPreview(t *testing.T) {
 		if n := w.count("/page") - before; n != 1 {
 			t.Errorf("the page was asked for %d times", n)
 		}
-		f.clock.advance(2 * time.Hour)
+		f.clock.Pass(2 * time.Hour)
 		if err := f.Tidy(t.Context()); err != nil {
 			t.Fatal(err)
 		}

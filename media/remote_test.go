@@ -121,10 +121,10 @@ func TestRemoteEviction(t *testing.T) {
 		for _, name := range names {
 			f.servers.put("y.org/"+name, content(name))
 			f.wantContent(t, theirs(name), content(name))
-			f.clock.advance(25 * time.Hour)
+			f.clock.Pass(25 * time.Hour)
 		}
 		f.wantContent(t, theirs("a"), content("a"))
-		f.clock.advance(25 * time.Hour)
+		f.clock.Pass(25 * time.Hour)
 		if err := f.Tidy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +138,7 @@ func TestRemoteEviction(t *testing.T) {
 		f.wantFiles(t, 3)
 		f.wantContent(t, theirs("b"), content("b"))
 		// All go when nobody asks, and what is ours stays.
-		f.clock.advance(31 * 24 * time.Hour)
+		f.clock.Pass(31 * 24 * time.Hour)
 		if err := f.Tidy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +184,7 @@ func TestFrozen(t *testing.T) {
 		}
 		before := f.upload(t, alice, "before")
 		f.wantContent(t, open(theirs("a")), "a") // it is not the time yet
-		f.clock.advance(2 * time.Hour)
+		f.clock.Pass(2 * time.Hour)
 		after := f.upload(t, alice, "after")
 		f.wantContent(t, theirs("b"), "b")
 		f.wantContent(t, open(ours(before)), "before")

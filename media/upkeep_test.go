@@ -93,7 +93,7 @@ func TestDelete(t *testing.T) {
 		}
 		small.Close()
 		f.wantFiles(t, 5)
-		f.clock.advance(3 * time.Hour)
+		f.clock.Pass(3 * time.Hour)
 		// What others have too stays, and with it its thumbnails.
 		if n, err := f.DeleteOfUser(t.Context(), alice); n != 206 || err != nil {
 			t.Errorf("%d, %v", n, err)
@@ -204,7 +204,7 @@ func TestVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.wantFiles(t, 6) // it may be that its row is yet to come
-		f.clock.advance(3 * time.Hour)
+		f.clock.Pass(3 * time.Hour)
 		if err := f.Tidy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +215,7 @@ func TestVerify(t *testing.T) {
 // Nothing that is uploaded goes while others of the same content are deleted and swept.
 func TestSweepRace(t *testing.T) {
 	each(t, nil, func(t *testing.T, f *fixture) {
-		f.clock.advance(3 * time.Hour) // so that all on the disk is old
+		f.clock.Pass(3 * time.Hour) // so that all on the disk is old
 		var wg sync.WaitGroup
 		stop := make(chan struct{})
 		wg.Go(func() {
@@ -305,7 +305,7 @@ func TestThumbnails(t *testing.T) {
 			t.Error(err)
 		}
 		// With the last file of a content go its thumbnails.
-		f.clock.advance(3 * time.Hour)
+		f.clock.Pass(3 * time.Hour)
 		if _, err := f.DeleteOfUser(t.Context(), alice); err != nil {
 			t.Fatal(err)
 		}

@@ -107,7 +107,7 @@ func TestUploadRefused(t *testing.T) {
 		wantCode(t, send(strings.NewReader(strings.Repeat("c", 500))), "")
 		wantCode(t, send(iotest.ErrReader(errors.New("that is not to be read"))), matrixerr.Forbidden)
 		// Of what was refused with its content known, the content goes in time.
-		f.clock.advance(3 * time.Hour)
+		f.clock.Pass(3 * time.Hour)
 		if err := f.Tidy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +145,7 @@ func TestUploadSlow(t *testing.T) {
 			t.Errorf("%d blobs, %d unfinished", blobs, unfinished)
 		}
 		// Nor does it go while it comes.
-		f.clock.advance(3 * time.Hour)
+		f.clock.Pass(3 * time.Hour)
 		if err := f.Tidy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -196,7 +196,7 @@ func TestCreate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.clock.advance(expires.Sub(f.clock.Now()))
+		f.clock.Pass(expires.Sub(f.clock.Now()))
 		wantCode(t, put(mediaID, "late"), matrixerr.NotFound)
 		_, err = f.Get(t.Context(), media.Want{Origin: here, ID: mediaID, Timeout: time.Hour})
 		wantCode(t, err, matrixerr.NotFound)
@@ -214,7 +214,7 @@ func TestCreateMany(t *testing.T) {
 		if _, _, err := f.Create(t.Context(), bob); err != nil {
 			t.Errorf("what alice began keeps bob: %v", err)
 		}
-		f.clock.advance(25 * time.Hour)
+		f.clock.Pass(25 * time.Hour)
 		if _, _, err := f.Create(t.Context(), alice); err != nil {
 			t.Errorf("what is long over keeps alice: %v", err)
 		}

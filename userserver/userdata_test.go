@@ -444,10 +444,10 @@ func TestTyping(t *testing.T) {
 		if typing(f.Server, alice) != first {
 			t.Error("the serial changed and nothing else")
 		}
-		f.clock.advance(15 * time.Second)
+		f.clock.Pass(15 * time.Second)
 		f.Expire()
 		typing(f.Server, alice)
-		f.clock.advance(10 * time.Second)
+		f.clock.Pass(10 * time.Second)
 		f.Expire()
 		if typing(f.Server) <= first {
 			t.Error("the serial did not grow")
@@ -492,7 +492,7 @@ func TestPresence(t *testing.T) {
 		}
 		// Syncing on and on is no activity.
 		for range 12 {
-			f.clock.advance(30 * time.Second)
+			f.clock.Pass(30 * time.Second)
 			f.Syncing(alice, userserver.Online, 30*time.Second)
 			f.Expire()
 		}
@@ -502,7 +502,7 @@ func TestPresence(t *testing.T) {
 		if p := f.GetPresence(alice); !p.CurrentlyActive || !p.LastActive.Equal(f.clock.Now()) {
 			t.Errorf("presence %+v", p)
 		}
-		f.clock.advance(2 * time.Minute)
+		f.clock.Pass(2 * time.Minute)
 		f.Expire()
 		state(userserver.Offline)
 		if users, _, known := f.PresenceSince(serial); !known || len(users) != 1 {
@@ -700,7 +700,7 @@ func TestRegistrationTokens(t *testing.T) {
 		if made != 1 {
 			t.Errorf("%d accounts with a token for one", made)
 		}
-		f.clock.advance(2 * time.Hour)
+		f.clock.Pass(2 * time.Hour)
 		valid("forever")
 	})
 }

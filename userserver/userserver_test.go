@@ -10,28 +10,11 @@ import (
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/stream"
+	"parley/internal/testclock"
 	"parley/storage"
 	"parley/storage/storagetest"
 	"parley/userserver"
 )
-
-// clock is a time that tests move by hand.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
 
 // rooms notes what accounts ask of rooms.
 type rooms struct {
@@ -64,7 +47,7 @@ func (r *rooms) Encounters(_ *storage.Tx, _ id.UserID, _ id.Pos, met, _ []id.Use
 type fixture struct {
 	*userserver.Server
 	db      *storage.DB
-	clock   *clock
+	clock   *testclock.Clock
 	rooms   *rooms
 	remote  userserver.Remote
 	mu      sync.Mutex
@@ -96,7 +79,7 @@ func newFixture(t testing.TB, url string) *fixture { return newFixtureWith(t, ur
 
 // newFixtureWith is a fixture that asks other servers through remote.
 func newFixtureWith(t testing.TB, url string, remote userserver.Remote) *fixture {
-	f := &fixture{clock: &clock{now: time.UnixMilli(1_700_000_000_000)}, rooms: &rooms{}, remote: remote}
+	f := &fixture{clock: testclock.New(time.UnixMilli(1_700_000_000_000)), rooms: &rooms{}, remote: remote}
 	f.db = storagetest.Open(t, url, f.publish)
 	f.Server = f.another(t)
 	return f
@@ -250,7 +233,7 @@ func TestLogin(t *testing.T) {
 		_, err = f.UseLoginToken(ctx, token)
 		wantCode(t, err, matrixerr.Forbidden)
 		token, life, _ := f.MakeLoginToken(ctx, s.User)
-		f.clock.advance(life)
+		f.clock.Pass(life)
 		_, err = f.UseLoginToken(ctx, token)
 		wantCode(t, err, matrixerr.Forbidden)
 	})
@@ -292,7 +275,7 @@ func TestRefresh(t *testing.T) {
 		wantCode(t, err, matrixerr.UnknownToken)
 		auth(fifth.RefreshToken, matrixerr.UnknownToken)
 
-		f.clock.advance(time.Hour)
+		f.clock.Pass(time.Hour)
 		err = auth(fifth.AccessToken, matrixerr.UnknownToken)
 		if me := err.(*matrixerr.Error); me.Extra["soft_logout"] != true {
 			t.Errorf("an expired token is answered with %v", me.Extra)
@@ -321,7 +304,7 @@ func TestLogout(t *testing.T) {
 		_, err := f.Authenticate(ctx, a.AccessToken, "")
 		wantCode(t, err, matrixerr.UnknownToken)
 		// Another process learns of it within seconds.
-		f.clock.advance(10 * time.Second)
+		f.clock.Pass(10 * time.Second)
 		_, err = other.Authenticate(ctx, a.AccessToken, "")
 		wantCode(t, err, matrixerr.UnknownToken)
 
@@ -355,7 +338,7 @@ func TestDevices(t *testing.T) {
 			t.Errorf("devices %+v", list)
 		}
 
-		f.clock.advance(time.Hour)
+		f.clock.Pass(time.Hour)
 		must[userserver.Caller](t)(f.Authenticate(ctx, a.AccessToken, "1.2.3.4"))
 		d := must[storage.Device](t)(f.GetDevice(ctx, a.User, a.Device))
 		if d.SeenIP != "1.2.3.4" || d.Seen != f.clock.Now().UnixMilli() {

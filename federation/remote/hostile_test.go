@@ -89,7 +89,7 @@ func TestBoundedAnswers(t *testing.T) {
 		if _, err := a.AskWithin(t.Context(), "b.org", path, time.Second, size); !errors.Is(err, remote.ErrUnreachable) {
 			t.Errorf("%s: %v", path, err)
 		}
-		a.time.pass(time.Hour) // it is down no more
+		a.time.Pass(time.Hour) // it is down no more
 	}
 	// Whoever goes away, or is in a hurry, is not kept.
 	ctx, cancel := context.WithCancel(t.Context())
@@ -218,15 +218,15 @@ func TestDown(t *testing.T) {
 	ask("at first", remote.ErrUnreachable)
 	ask("a moment later", remote.ErrDown)
 	figure("parley_federation_servers_down", 1)
-	a.time.pass(2 * time.Second)
+	a.time.Pass(2 * time.Second)
 	ask("after a second", remote.ErrUnreachable)
-	a.time.pass(1500 * time.Millisecond)
+	a.time.Pass(1500 * time.Millisecond)
 	ask("the pause grows", remote.ErrDown)
 	if _, err := a.SendTransaction(t.Context(), "b.org", "1", &serverapi.Transaction{Origin: "a.org"}); errors.Is(err, remote.ErrDown) || !errors.Is(err, remote.ErrUnreachable) {
 		t.Errorf("a transaction: %v", err)
 	}
 	for range 20 {
-		a.time.pass(6 * time.Minute)
+		a.time.Pass(6 * time.Minute)
 		if _, err := a.Version(t.Context(), "b.org"); errors.Is(err, remote.ErrDown) {
 			t.Fatal("a server is down for more than five minutes")
 		}

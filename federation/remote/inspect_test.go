@@ -130,7 +130,7 @@ policy      this node is not to federate with it (federation.allow_servers, fede
 		var out strings.Builder
 		err := remote.Inspect(t.Context(), remote.Options{
 			Dial: n.Dial, LookupSRV: n.LookupSRV, LookupNetIP: n.LookupNetIP, TLS: n.TLS(), Policy: remote.Policy{Deny: []string{"denied.*"}},
-			Now: func() time.Time { return newClock().Now().Add(tt.later) },
+			Now: func() time.Time { return time.UnixMilli(1_800_000_000_000).Add(tt.later) },
 		}, tt.server, &out)
 		failed := ""
 		if err != nil {

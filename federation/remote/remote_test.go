@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,36 +16,17 @@ import (
 	"parley/internal/httpapi"
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/testclock"
 	"parley/internal/testserver/testnet"
 	"parley/storage/storagetest"
 )
-
-// clock is a clock that the test moves.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock { return &clock{now: time.UnixMilli(1_800_000_000_000)} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
 
 // node is one server of the test.
 type node struct {
 	*remote.Client
 	key  ed25519.PrivateKey
 	net  *testnet.Net
-	time *clock
+	time *testclock.Clock
 }
 
 // newNode makes a node; change may change its options.
@@ -56,7 +36,7 @@ func newNode(t *testing.T, net *testnet.Net, name id.ServerName, change func(*re
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{key: key, net: net, time: newClock()}
+	n := &node{key: key, net: net, time: testclock.New(time.UnixMilli(1_800_000_000_000))}
 	o := remote.Options{
 		DB:   storagetest.Open(t, filepath.Join(t.TempDir(), "parley.db"), nil),
 		Name: name, Keys: []keyring.SigningKey{{ID: "ed25519:1", Key: key}},

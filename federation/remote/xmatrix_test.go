@@ -143,11 +143,11 @@ func TestKeysOfRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	b.time.pass(23 * time.Hour)
+	b.time.Pass(23 * time.Hour)
 	if err := ask(a, "ed25519:1"); err != nil {
 		t.Errorf("while the key is valid the server is not asked: %v", err)
 	}
-	b.time.pass(2 * time.Hour)
+	b.time.Pass(2 * time.Hour)
 	if err := ask(a, "ed25519:1"); !matrixerr.Is(err, matrixerr.Unauthorized) {
 		t.Errorf("when it is no longer valid, and the server is gone: %v", err)
 	}
@@ -161,9 +161,9 @@ func TestKeysOfRequests(t *testing.T) {
 		}
 		o.Keys = []keyring.SigningKey{{ID: "ed25519:2", Key: key}}
 	})
-	again.time.pass(25 * time.Hour)
+	again.time.Pass(25 * time.Hour)
 	again.serve(t)
-	b.time.pass(time.Hour)
+	b.time.Pass(time.Hour)
 	if err := ask(a, "ed25519:1"); !matrixerr.Is(err, matrixerr.Unauthorized) {
 		t.Errorf("by the old key: %v", err)
 	}

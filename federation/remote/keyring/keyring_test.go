@@ -23,6 +23,7 @@ import (
 	"parley/federation/remote/keyring"
 	"parley/internal/id"
 	"parley/internal/signedjson"
+	"parley/internal/testclock"
 	"parley/storage"
 	"parley/storage/storagetest"
 )
@@ -102,9 +103,9 @@ func (s *server) event(t testing.TB, keyID string) []byte {
 
 // world is what the ring asks.
 type world struct {
+	*testclock.Clock
 	t       *testing.T
 	mu      sync.Mutex
-	now     time.Time
 	lists   map[id.ServerName][]byte // of those who answer
 	notary  func(keyring.Wanted) ([]json.RawMessage, error)
 	fetched []id.ServerName
@@ -112,19 +113,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	return &world{t: t, now: start, lists: make(map[id.ServerName][]byte)}
-}
-
-func (w *world) Now() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.now
-}
-
-func (w *world) pass(d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.now = w.now.Add(d)
+	return &world{Clock: testclock.New(start), t: t, lists: make(map[id.ServerName][]byte)}
 }
 
 // answer has servers answer for their keys.
@@ -401,7 +390,7 @@ func TestWhoIsAsked(t *testing.T) {
 		good("an unknown key", verify(t, r, forged), false)
 	}
 	w.wantFetched("an unknown key, after a short time")
-	w.pass(time.Minute)
+	w.Pass(time.Minute)
 	for range 5 {
 		good("an unknown key", verify(t, r, forged), false)
 	}
@@ -415,7 +404,7 @@ func TestWhoIsAsked(t *testing.T) {
 	// The pauses grow as long as it does not answer.
 	var asked int
 	for range 24 * 60 {
-		w.pass(time.Minute)
+		w.Pass(time.Minute)
 		good("dead", verify(t, r, event(b)), false)
 	}
 	w.mu.Lock()
@@ -426,7 +415,7 @@ func TestWhoIsAsked(t *testing.T) {
 	}
 	b.validUntil = w.Now().Add(time.Hour).UnixMilli()
 	w.answer(b)
-	w.pass(2 * time.Hour)
+	w.Pass(2 * time.Hour)
 	b.validUntil = w.Now().Add(time.Hour).UnixMilli()
 	w.answer(b)
 	good("back", verify(t, r, event(b)), true)
@@ -509,7 +498,7 @@ func TestKeyThatChanges(t *testing.T) {
 	again.validUntil = at(72 * time.Hour)
 	w.answer(again)
 	after := request("a.org", again.event(t, "ed25519:1"), at(25*time.Hour), strict)
-	w.pass(25 * time.Hour)
+	w.Pass(25 * time.Hour)
 	if err := verify(t, r, after)[0]; err != nil {
 		t.Errorf("by the new key: %v", err)
 	}
@@ -535,7 +524,7 @@ func TestRequestByKeyThatChanged(t *testing.T) {
 	if err := ask(again); !errors.Is(err, signedjson.ErrSignature) {
 		t.Errorf("a moment later: %v", err)
 	}
-	w.pass(time.Minute)
+	w.Pass(time.Minute)
 	if err := ask(again); err != nil {
 		t.Errorf("a minute later: %v", err)
 	}
@@ -557,7 +546,7 @@ func TestKeysThatAlwaysChange(t *testing.T) {
 			a.keys[fmt.Sprintf("ed25519:%d_%d", i, k)] = newKey(t)
 		}
 		w.answer(a)
-		w.pass(time.Minute)
+		w.Pass(time.Minute)
 		if err := verify(t, r, request("a.org", a.event(t, fmt.Sprintf("ed25519:%d_0", i)), w.Now().UnixMilli(), strict))[0]; err != nil {
 			t.Fatal(err)
 		}
@@ -645,7 +634,7 @@ func TestNotaryChangesNoKey(t *testing.T) {
 	forged.validUntil = at(100 * time.Hour)
 	forged.keys["ed25519:old"] = a.keys["ed25519:old"]
 	w.notary = func(keyring.Wanted) ([]json.RawMessage, error) { return notary.signs(t, forged.list(t)), nil }
-	w.pass(25 * time.Hour)
+	w.Pass(25 * time.Hour)
 	for i, tt := range []struct {
 		object []byte
 		ts     int64
@@ -712,17 +701,17 @@ func TestLists(t *testing.T) {
 	w.wantFetched("at first", "a.org", "nowhere.org")
 	ask(keyring.Wanted{"a.org": {"ed25519:1": at(time.Hour)}})
 	w.wantFetched("a list that is known")
-	w.pass(time.Minute)
+	w.Pass(time.Minute)
 	ask(keyring.Wanted{"a.org": {"ed25519:2": at(0)}})
 	w.wantFetched("a key that is not in it", "a.org")
-	w.pass(time.Minute)
+	w.Pass(time.Minute)
 	ask(keyring.Wanted{"a.org": {"": at(100 * time.Hour)}})
 	w.wantFetched("for longer than it is valid", "a.org")
-	w.pass(13 * time.Hour)
+	w.Pass(13 * time.Hour)
 	ask(keyring.Wanted{"a.org": now})
 	w.wantFetched("after half of its life", "a.org")
 	delete(w.lists, "a.org")
-	w.pass(100 * time.Hour)
+	w.Pass(100 * time.Hour)
 	if got := ask(keyring.Wanted{"a.org": now}); !slices.Equal(got, []id.ServerName{"a.org"}) {
 		t.Errorf("when the server is gone, its last list is to be had; got lists of %v", got)
 	}
