@@ -375,7 +375,7 @@ func (s *Server) makeWhole(ctx context.Context, roomID id.RoomID, joinID id.Even
 		}
 		w.arriving = false
 		for _, e := range late {
-			if err := s.admitLate(w, e.event, e.newest); err != nil {
+			if err := s.appear(w, e.event, e.newest); err != nil {
 				return err
 			}
 		}
@@ -611,18 +611,4 @@ func (s *Server) settle(w *work, presumed serverTally) error {
 		return w.tx.UpdateRoomComplete(nid, pos)
 	})
 	return nil
-}
-
-// admitLate gives an event its place that was rejected in a partial room, and should not have been.
-func (s *Server) admitLate(w *work, e *event, newest bool) error {
-	if err := s.relate(w, e); err != nil {
-		return err
-	}
-	if err := s.applyRedaction(w, e); err != nil {
-		return err
-	}
-	if err := s.applyEarlierRedaction(w, e); err != nil {
-		return err
-	}
-	return s.extend(w, e, newest)
 }

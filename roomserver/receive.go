@@ -371,6 +371,11 @@ func (s *Server) admit(w *work, e *event, before int64) error {
 	if err := s.noteMissing(w, e); err != nil {
 		return err
 	}
+	return s.appear(w, e, !wanted)
+}
+
+// appear has an accepted event do to others what it does, and others to it, and gives it its place in the timeline.
+func (s *Server) appear(w *work, e *event, newest bool) error {
 	if err := s.relate(w, e); err != nil {
 		return err
 	}
@@ -380,7 +385,7 @@ func (s *Server) admit(w *work, e *event, before int64) error {
 	if err := s.applyEarlierRedaction(w, e); err != nil {
 		return err
 	}
-	return s.extend(w, e, !wanted)
+	return s.extend(w, e, newest)
 }
 
 // noteMissing remembers which previous events of an event we don't have, so that one that
