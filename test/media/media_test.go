@@ -170,25 +170,31 @@ func TestFiles(t *testing.T) {
 			}
 		}
 		// Later is soon enough.
-		made, err := alice.CreateMXC(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan error, 1)
-		go func() {
-			content, err := bob.DownloadBytes(t.Context(), made.ContentURI)
-			if err == nil && string(content) != "at last" {
-				err = fmt.Errorf("it is %q", content)
-			}
-			done <- err
-		}()
-		if _, err := alice.UploadMedia(t.Context(), mautrix.ReqUploadMedia{ContentBytes: []byte("at last"), ContentType: "text/plain", MXC: made.ContentURI}); err != nil {
-			t.Error(err)
-		}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		waitedFor(t, alice, bob)
 	})
+}
+
+// waitedFor has one ask for a file that the other has not uploaded yet.
+func waitedFor(t *testing.T, from, to *harness.User) {
+	t.Helper()
+	made, err := from.CreateMXC(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		content, err := to.DownloadBytes(t.Context(), made.ContentURI)
+		if err == nil && string(content) != "at last" {
+			err = fmt.Errorf("it is %q", content)
+		}
+		done <- err
+	}()
+	if _, err := from.UploadMedia(t.Context(), mautrix.ReqUploadMedia{ContentBytes: []byte("at last"), ContentType: "text/plain", MXC: made.ContentURI}); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 // half begins an upload and sends half of it.
@@ -327,24 +333,7 @@ func exchange(t *testing.T, from, to *harness.Server) {
 	// A large one, and one that comes while it is waited for.
 	large := bytes.Repeat([]byte("0123456789\r\n--x--\r\n"), 500_000)
 	wantContent(t, bob, upload(t, alice, large, "application/octet-stream", ""), large)
-	made, err := alice.CreateMXC(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() {
-		content, err := bob.DownloadBytes(t.Context(), made.ContentURI)
-		if err == nil && string(content) != "at last" {
-			err = fmt.Errorf("it is %q", content)
-		}
-		done <- err
-	}()
-	if _, err := alice.UploadMedia(t.Context(), mautrix.ReqUploadMedia{ContentBytes: []byte("at last"), ContentType: "text/plain", MXC: made.ContentURI}); err != nil {
-		t.Error(err)
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	waitedFor(t, alice, bob)
 	absent := to.Do(t, http.MethodGet, harness.Path("v1", "media", "download", from.Name, "nothing"), bob.AccessToken, nil)
 	absent.WantError(t, http.StatusNotFound, "M_NOT_FOUND")
 }
