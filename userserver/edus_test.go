@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"parley/internal/eventually"
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/serverapi"
@@ -58,20 +59,9 @@ func TestReceiveTypingAndReceipts(t *testing.T) {
 		if len(receipts) != 1 || receipts[0].User != "@bob:y.org" || receipts[0].Event != "$0" || receipts[0].TS != 5 {
 			t.Errorf("receipts %+v", receipts)
 		}
-		f.clock.advance(2 * time.Minute)
-		f.waitFor(t, func() bool { users, _ := f.Typing("!r:x.org"); return len(users) == 0 })
+		f.clock.Pass(2 * time.Minute)
+		eventually.True(t, "what must come to be so does not", func() bool { users, _ := f.Typing("!r:x.org"); return len(users) == 0 })
 	})
-}
-
-// waitFor waits for what the server does by itself.
-func (f *fixture) waitFor(t *testing.T, what func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if what() {
-			return
-		}
-	}
-	t.Fatal("what must come to be so does not")
 }
 
 func TestReceivePresence(t *testing.T) {

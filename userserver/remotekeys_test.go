@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"parley/internal/eventually"
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/serverapi"
@@ -391,7 +392,7 @@ func TestRemoteDeviceLists(t *testing.T) {
 		u.edus = nil
 		u.change("D", false)
 		tell(bob)
-		f.waitFor(t, func() bool { _, stale := f.kept(t, bob); return !stale })
+		eventually.True(t, "what must come to be so does not", func() bool { _, stale := f.kept(t, bob); return !stale })
 		asked("devices", 2)
 		devices(versions{"B": 2, "C": 4, "D": 5})
 		asked("devices", 2)
@@ -459,7 +460,7 @@ func TestUnansweredQueries(t *testing.T) {
 			return must[id.Pos](t)(storage.Get(ctx, f.db, (*storage.Tx).GetPos))
 		}
 		heard := func() {
-			f.clock.advance(time.Minute)
+			f.clock.Pass(time.Minute)
 			f.Heard("y.org")
 		}
 		restart := func() { f.another(t) }
@@ -508,7 +509,7 @@ func TestUnansweredQueries(t *testing.T) {
 			}
 			serverDown(false)
 			test.back()
-			f.waitFor(t, func() bool { return slices.Equal(changedSince(pos), test.asked) })
+			eventually.True(t, "what must come to be so does not", func() bool { return slices.Equal(changedSince(pos), test.asked) })
 			pos = now()
 			for _, user := range test.asked {
 				if a := query(t, f, alice, user); len(a.Failures) > 0 || a.DeviceKeys[user] == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"parley/federation/sender"
+	"parley/internal/eventually"
 	"parley/internal/id"
 	"parley/internal/serverapi"
 	"parley/internal/stream"
@@ -194,17 +195,6 @@ func (n *node) say(room id.RoomID, body string) {
 	n.ok(err)
 }
 
-func eventually(t *testing.T, what func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if err = what(); err == nil {
-			return
-		}
-	}
-	t.Fatal(err)
-}
-
 // TestOrderAndNoLoss has alice talk in three rooms while servers fail, answers get lost and the
 // sender starts again: each server gets all of its rooms' messages, in the order of each room,
 // and none of other rooms.
@@ -239,7 +229,7 @@ func TestOrderAndNoLoss(t *testing.T) {
 				if j <= i {
 					want = said[room]
 				}
-				eventually(t, func() error {
+				eventually.OK(t, func() error {
 					if got := n.network.bodiesOf(server, room); !slices.Equal(got, want) {
 						return fmt.Errorf("%s got %d of room %d's %d messages", server, len(got), i, len(want))
 					}
@@ -267,7 +257,7 @@ func TestLongOutage(t *testing.T) {
 		}
 		n.network.set(func() { clear(n.network.down) })
 		n.Heard("b")
-		eventually(t, func() error {
+		eventually.OK(t, func() error {
 			// Events that were said while the newest were on their way may follow these.
 			if got := n.network.bodiesOf("b", busy); !slices.Contains(got, "1099") {
 				return fmt.Errorf("the newest event is not there: %v", got)
@@ -278,7 +268,7 @@ func TestLongOutage(t *testing.T) {
 			return nil
 		})
 		n.say(busy, "on")
-		eventually(t, func() error {
+		eventually.OK(t, func() error {
 			if got := n.network.bodiesOf("b", busy); got[len(got)-1] != "on" {
 				return errors.New("nothing follows")
 			}
@@ -315,7 +305,7 @@ func TestWhoHears(t *testing.T) {
 		}))
 		n.say(room, "3")
 		for server, want := range map[id.ServerName][]string{"b": {"1", "2"}, "c": {"2", "3"}} {
-			eventually(t, func() error {
+			eventually.OK(t, func() error {
 				if got := n.network.bodiesOf(server, room); !slices.Equal(got, want) {
 					return fmt.Errorf("%s heard %v", server, got)
 				}
@@ -335,7 +325,7 @@ func TestAccessControl(t *testing.T) {
 		n.ok(err)
 		n.say(room, "secret")
 		n.ok(n.users.SetTyping(context.Background(), alice, room, time.Minute))
-		eventually(t, func() error {
+		eventually.OK(t, func() error {
 			if len(n.network.bodiesOf("b", room)) == 0 || len(n.network.bodiesOf("evil", room)) == 0 || len(n.network.edus("b", "m.typing")) == 0 {
 				return errors.New("nothing came")
 			}
@@ -360,7 +350,7 @@ func TestPassingNews(t *testing.T) {
 		n.ok(n.users.SetMarkers(ctx, alice, room, userserver.Markers{Read: event}))
 		n.ok(n.users.SetTyping(ctx, alice, room, time.Minute))
 		n.ok(n.users.SetPresence(alice, userserver.Online, "here"))
-		eventually(t, func() error {
+		eventually.OK(t, func() error {
 			typing, receipts, presence := n.network.edus("b", "m.typing"), n.network.edus("b", "m.receipt"), n.network.edus("b", "m.presence")
 			threads := make(map[string]bool)
 			for _, r := range receipts {

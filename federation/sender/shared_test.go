@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"parley/federation/sender"
+	"parley/internal/eventually"
 	"parley/internal/id"
 	"parley/internal/serverapi"
 	"parley/internal/stream"
@@ -59,7 +60,7 @@ func TestTwoProcesses(t *testing.T) {
 		say(first)
 		say(second)
 	}
-	eventually(t, arrived)
+	eventually.OK(t, arrived)
 	n.set(func() {
 		for server, list := range n.got {
 			events := 0
@@ -74,7 +75,7 @@ func TestTwoProcesses(t *testing.T) {
 	first.Close()
 	say(first) // its clients are still there
 	say(second)
-	eventually(t, arrived)
+	eventually.OK(t, arrived)
 	second.Close()
 	if len(n.faults) > 0 {
 		t.Error(n.faults)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"parley/internal/delivery"
+	"parley/internal/eventually"
 	"parley/internal/id"
 	"parley/storage"
 	"parley/storage/storagetest"
@@ -155,18 +156,6 @@ func (p *post) set(fn func()) {
 	fn()
 }
 
-// eventually waits for something that must come to be so.
-func eventually(t *testing.T, what func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if err = what(); err == nil {
-			return
-		}
-	}
-	t.Fatal(err)
-}
-
 func start(t *testing.T, db *storage.DB, p delivery.Consumer, change ...func(*delivery.Options)) *delivery.Queue {
 	t.Helper()
 	o := delivery.Options{DB: db, Name: "post", Consumer: p, Whole: true, AtOnce: 8, RetriesAtOnce: 4,
@@ -212,7 +201,7 @@ func TestNothingIsLost(t *testing.T) {
 		q := start(t, db, p)
 		p.letter(t, db, names...)
 		q.Reread()
-		eventually(t, p.all)
+		eventually.OK(t, p.all)
 		lost := false
 		for range 300 {
 			switch rand.N(30) {
@@ -254,9 +243,9 @@ func TestNothingIsLost(t *testing.T) {
 		})
 		p.letter(t, db, names...) // one that failed is known to be back when it has got something
 		q.Reread()
-		eventually(t, p.all)
+		eventually.OK(t, p.all)
 		// What has everything needs no row.
-		eventually(t, func() error {
+		eventually.OK(t, func() error {
 			rows, err := storage.Get(context.Background(), db, func(tx *storage.Tx) ([]storage.Delivery, error) { return tx.ListDeliveries("post") })
 			if err == nil && len(rows) > 0 {
 				err = fmt.Errorf("rows are left: %v", rows)
@@ -297,14 +286,14 @@ func TestBackoffSurvives(t *testing.T) {
 		q := start(t, db, p, long)
 		p.letter(t, db, "dead")
 		q.Reread()
-		eventually(t, p.all)
+		eventually.OK(t, p.all)
 		p.set(func() { p.down["dead"] = true })
 		q.Advance(p.letter(t, db, "dead"), true)
 		tries := func() (n int) {
 			p.set(func() { n = p.tries["dead"] })
 			return n
 		}
-		eventually(t, func() error {
+		eventually.OK(t, func() error {
 			if n := tries(); n < 10 {
 				return fmt.Errorf("%d tries", n)
 			}
@@ -324,7 +313,7 @@ func TestBackoffSurvives(t *testing.T) {
 		q = start(t, db, p, long)
 		defer q.Close()
 		q.Advance(p.letter(t, db, "dead", "alive"), true)
-		eventually(t, func() (err error) {
+		eventually.OK(t, func() (err error) {
 			p.set(func() {
 				if len(p.got["alive"]) == 0 {
 					err = errors.New("the living wait for the dead")
@@ -340,7 +329,7 @@ func TestBackoffSurvives(t *testing.T) {
 		}
 		p.set(func() { clear(p.down) })
 		q.Heard("dead")
-		eventually(t, p.all)
+		eventually.OK(t, p.all)
 	})
 }
 
@@ -367,7 +356,7 @@ func TestOneProcessDelivers(t *testing.T) {
 			return out
 		}
 		var first []int
-		eventually(t, func() error {
+		eventually.OK(t, func() error {
 			for _, q := range queues {
 				q.Advance(log.letter(t, db, "a"), true)
 			}
@@ -381,7 +370,7 @@ func TestOneProcessDelivers(t *testing.T) {
 		}
 		// It ends, and another takes over.
 		queues[first[0]].Close()
-		eventually(t, func() error {
+		eventually.OK(t, func() error {
 			pos := log.letter(t, db, "a")
 			for i, q := range queues {
 				if i != first[0] {
