@@ -146,7 +146,8 @@ func (s *Server) build(room *storage.Room, d *draft, prev, auth []link, depth in
 	return parseEvent(room.Version, storage.Event{ID: eventID, Room: room.NID, JSON: full})
 }
 
-// checkFields applies the limits of the fields that a client chooses.
+// checkFields applies the limits of the fields that a client chooses. What servers would read in
+// different ways is refused: they would have different rooms.
 //
 // spec: client-server-api/index.md#size-limits
 func checkFields(d *draft) error {
@@ -158,6 +159,9 @@ func checkFields(d *draft) error {
 	}
 	if d.StateKey != nil && len(*d.StateKey) > id.MaxLength {
 		return matrixerr.New(matrixerr.InvalidParam, "The state key is longer than %d bytes.", id.MaxLength)
+	}
+	if contentLookalikes(d.Type, d.Content) {
+		return matrixerr.New(matrixerr.BadJSON, "The content has a name that differs from a specified one by the case of its letters alone.")
 	}
 	return nil
 }

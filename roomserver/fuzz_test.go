@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
+	"fmt"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -79,6 +80,7 @@ func FuzzParse(f *testing.F) {
 		`{"type":"m.room.message","room_id":"!","sender":"a","content":{},"prev_events":[["$p",{"sha256":"x"}]],"event_id":"$e:x"}`,
 		`{"type":"m.room.create","state_key":"","sender":"@a:x","content":{"room_version":"12","additional_creators":7}}`,
 		`{"type":"m.room.member","state_key":"@b:x","room_id":"!r:x","sender":"@a:x","content":{"membership":1},"unsigned":[]}`,
+		`{"type":"m.room.message","room_id":"!r:x","sender":"@a:x","content":{},"prev_events":[],"auth_events":[],"depth":1,"origin_server_ts":1,"hashes":{},"SENDER":"@b:x","Type":"x","\u017ftate_key":""}`,
 		`{"type":7,"content":null}`, `[]`, `{}`, `null`,
 	} {
 		f.Add([]byte(seed))
@@ -95,9 +97,17 @@ func FuzzParse(f *testing.F) {
 			if room := pdu.RoomID(); room.String() == "" || pdu.EventID() == "" {
 				t.Fatalf("version %s: an event of room %q with ID %q", version, room.String(), pdu.EventID())
 			}
-			pdu.AuthEventIDs()
-			pdu.PrevEventIDs()
-			pdu.SenderID()
+			// What it is judged by is what is kept of it.
+			kept, err := parseEvent(version, storage.Event{ID: id.EventID(pdu.EventID()), JSON: pdu.JSON()})
+			if err != nil {
+				t.Fatalf("version %s: %s can't be read again: %v", version, pdu.JSON(), err)
+			}
+			about := func(e gomatrixserverlib.PDU) string {
+				return fmt.Sprint(e.RoomID(), e.SenderID(), e.Type(), e.StateKey() == nil, e.StateKeyEquals(""), e.Depth(), e.PrevEventIDs(), e.AuthEventIDs(), e.Redacts())
+			}
+			if was, is := about(pdu), about(kept.PDU); was != is {
+				t.Fatalf("version %s: %s is %s, and later %s", version, raw, was, is)
+			}
 			pdu.Redact()
 			if !json.Valid(pdu.JSON()) {
 				t.Fatalf("version %s: %q is no JSON", version, pdu.JSON())

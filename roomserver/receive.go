@@ -57,7 +57,7 @@ func Parse(version id.RoomVersion, raw []byte) (pdu gomatrixserverlib.PDU, err e
 	if len(raw) > maxEventBytes {
 		return nil, matrixerr.New(matrixerr.TooLarge, "The event is larger than %d bytes.", maxEventBytes)
 	}
-	pdu, err = v.NewEventFromUntrustedJSON(raw)
+	pdu, err = v.NewEventFromUntrustedJSON(exact(raw))
 	if err != nil && !longInBytes(version, pdu, err) {
 		return nil, matrixerr.New(matrixerr.BadJSON, "The event does not have the format of room version %s.", version)
 	}

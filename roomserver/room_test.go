@@ -317,5 +317,8 @@ func TestBadContent(t *testing.T) {
 				t.Errorf("%.40s: %v instead of %s", test.content, err, test.code)
 			}
 		}
+		_, err := s.Send(context.Background(), SendRequest{Room: room, Sender: alice, Type: "m.room.join_rules", StateKey: new(string),
+			Content: []byte(`{"join_rule":"public","Join_Rule":"invite"}`)})
+		refused(t, err, matrixerr.BadJSON)
 	})
 }
