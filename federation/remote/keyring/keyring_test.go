@@ -243,6 +243,7 @@ func TestParseList(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"nothing":               "",
+		"two readings":          resigned("Server_Name", `"a.org"`),
 		"null":                  "null",
 		"array":                 "[]",
 		"text":                  "hello",

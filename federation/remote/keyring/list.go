@@ -36,6 +36,10 @@ type List struct {
 	JSON json.RawMessage
 }
 
+// listNames are the names of what is read of a list. What passes for one server's here must not be
+// read as another's by those for whom we are a notary.
+var listNames = []string{"server_name", "valid_until_ts", "verify_keys", "old_verify_keys", "signatures"}
+
 // ErrList says that a list of keys is not one to be taken.
 var ErrList = errors.New("a list of keys that can't be taken")
 
@@ -67,6 +71,8 @@ func parseList(text []byte, server id.ServerName) (*List, error) {
 		return nil, fmt.Errorf("it is not the JSON that it should be: %w", err)
 	}
 	switch {
+	case signedjson.Lookalikes(text, listNames):
+		return nil, errors.New("it has names that could be read as others")
 	case fields.Server != server:
 		return nil, fmt.Errorf("it is that of %.100q", fields.Server)
 	case len(fields.Keys)+len(fields.OldKeys) > maxKeys:
