@@ -54,3 +54,31 @@ func BenchmarkSend(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkChain takes in, through its last event, a branch on which a member has changed their name 240
+// times, beside a branch of ours.
+func BenchmarkChain(b *testing.B) {
+	for _, version := range []id.RoomVersion{"11", "12"} {
+		b.Run("version="+string(version), func(b *testing.B) {
+			for range b.N {
+				b.StopTimer()
+				p := newPair(b, version, filepath.Join(b.TempDir(), "parley.db"))
+				rename := func(n *node, name string) {
+					key := string(n.user)
+					_, err := n.Send(context.Background(), SendRequest{Room: p.room, Sender: n.user, Type: "m.room.member", StateKey: &key,
+						Content: fmt.Appendf(nil, `{"displayname":%q,"membership":"join"}`, name)})
+					ok(b, err)
+				}
+				rename(p.b, "ours")
+				for i := range 240 {
+					rename(p.a, fmt.Sprint(i))
+				}
+				last := p.say(b, "last")
+				b.StartTimer()
+				for _, r := range p.take(b, last) {
+					ok(b, r.Err)
+				}
+			}
+		})
+	}
+}

@@ -375,6 +375,9 @@ func (s *Server) receiveAll(ctx context.Context, roomID id.RoomID, pdus []gomatr
 				results[i] = ErrRejected
 			}
 		}
+		if err := s.dismissGuests(w); err != nil {
+			return err
+		}
 		return w.finish()
 	})
 	return results, err

@@ -167,35 +167,38 @@ type pair struct {
 }
 
 func eachPair(t *testing.T, version id.RoomVersion, run func(t *testing.T, p *pair)) {
-	storagetest.EachURL(t, func(t *testing.T, url string) {
-		ctx := context.Background()
-		a := newNode(t, "a", url)
-		p := &pair{a: a, peer: &peer{node: a}}
-		second := storagetest.Open(t, storagetest.Another(t, url), nil)
-		seed := make([]byte, 32)
-		copy(seed, "b")
-		s, err := New(Options{DB: second, Name: "b", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed), DefaultVersion: "12", Remote: p.peer})
+	storagetest.EachURL(t, func(t *testing.T, url string) { run(t, newPair(t, version, url)) })
+}
+
+func newPair(t testing.TB, version id.RoomVersion, url string) *pair {
+	t.Helper()
+	ctx := context.Background()
+	a := newNode(t, "a", url)
+	p := &pair{a: a, peer: &peer{node: a}}
+	second := storagetest.Open(t, storagetest.Another(t, url), nil)
+	seed := make([]byte, 32)
+	copy(seed, "b")
+	s, err := New(Options{DB: second, Name: "b", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed), DefaultVersion: "12", Remote: p.peer})
+	ok(t, err)
+	p.b = &node{Server: s, user: id.NewUserID("u", "b")}
+	p.room, err = a.Create(ctx, CreateRequest{Creator: a.user, Version: version, Preset: "public_chat"})
+	ok(t, err)
+	ok(t, p.b.AddRoom(ctx, p.room, version))
+	for _, e := range a.events(t, p.room) {
+		pdu, err := Parse(version, e.JSON)
 		ok(t, err)
-		p.b = &node{Server: s, user: id.NewUserID("u", "b")}
-		p.room, err = a.Create(ctx, CreateRequest{Creator: a.user, Version: version, Preset: "public_chat"})
-		ok(t, err)
-		ok(t, p.b.AddRoom(ctx, p.room, version))
-		for _, e := range a.events(t, p.room) {
-			pdu, err := Parse(version, e.JSON)
-			ok(t, err)
-			ok(t, p.b.Receive(ctx, pdu))
-		}
-		ok(t, p.b.joinHere(ctx, &MemberRequest{Room: p.room, Sender: p.b.user}))
-		joined := p.b.events(t, p.room)
-		pdu, err := Parse(version, joined[len(joined)-1].JSON)
-		ok(t, err)
-		ok(t, p.a.Receive(ctx, pdu))
-		run(t, p)
-	})
+		ok(t, p.b.Receive(ctx, pdu))
+	}
+	ok(t, p.b.joinHere(ctx, &MemberRequest{Room: p.room, Sender: p.b.user}))
+	joined := p.b.events(t, p.room)
+	pdu, err := Parse(version, joined[len(joined)-1].JSON)
+	ok(t, err)
+	ok(t, p.a.Receive(ctx, pdu))
+	return p
 }
 
 // say has a send a message, or b's copy of it.
-func (p *pair) say(t *testing.T, text string) json.RawMessage {
+func (p *pair) say(t testing.TB, text string) json.RawMessage {
 	t.Helper()
 	e, err := p.a.Send(context.Background(), SendRequest{Room: p.room, Sender: p.a.user, Type: "m.room.message",
 		Content: fmt.Appendf(nil, `{"body":%q}`, text)})
@@ -204,7 +207,7 @@ func (p *pair) say(t *testing.T, text string) json.RawMessage {
 	return raw
 }
 
-func (p *pair) topic(t *testing.T, text string) json.RawMessage {
+func (p *pair) topic(t testing.TB, text string) json.RawMessage {
 	t.Helper()
 	e, err := p.a.Send(context.Background(), SendRequest{Room: p.room, Sender: p.a.user, Type: "m.room.topic", StateKey: new(string),
 		Content: fmt.Appendf(nil, `{"topic":%q}`, text)})
@@ -213,7 +216,7 @@ func (p *pair) topic(t *testing.T, text string) json.RawMessage {
 	return raw
 }
 
-func (p *pair) take(t *testing.T, events ...json.RawMessage) []Taken {
+func (p *pair) take(t testing.TB, events ...json.RawMessage) []Taken {
 	t.Helper()
 	taken, err := p.b.Take(context.Background(), "a", events)
 	ok(t, err)
@@ -223,7 +226,7 @@ func (p *pair) take(t *testing.T, events ...json.RawMessage) []Taken {
 	return taken
 }
 
-func (p *pair) same(t *testing.T) {
+func (p *pair) same(t testing.TB) {
 	t.Helper()
 	if a, b := p.a.state(t, p.room), p.b.state(t, p.room); !slices.Equal(a, b) {
 		t.Errorf("a has\n%q\nand b\n%q", a, b)

@@ -27,6 +27,8 @@ const (
 	maxPast      = 2000
 	pastPage     = 100
 	maxPastPages = 100
+	// pastTogether is how many of them are judged in one transaction, which others wait for.
+	pastTogether = 20
 	// maxUnknown is of how many of these the past may be unknown and not to be had, until the rest
 	// is not asked for.
 	maxUnknown = 5
@@ -70,10 +72,21 @@ func (s *Server) receiveWithPast(ctx context.Context, origin id.ServerName, room
 	if err := s.recommended(ctx, room.ID, past); err != nil {
 		return nil, err
 	}
-	for _, p := range append(past, pdu) {
-		if result, err = own(s.receiveWithState(ctx, origin, room, p)); err != nil {
+	for left := append(past, pdu); len(left) > 0; {
+		// In one transaction up to the first that lacks something.
+		results, fault := s.receiveAll(ctx, room.ID, left[:min(len(left), pastTogether)])
+		if err = fault; err != nil {
 			break
 		}
+		lacks := slices.IndexFunc(results, func(r error) bool { return errors.As(r, &missing) })
+		if lacks < 0 {
+			result, left = results[len(results)-1], left[len(results):]
+			continue
+		}
+		if result, err = own(s.receiveWithState(ctx, origin, room, left[lacks])); err != nil {
+			break
+		}
+		left = left[lacks+1:]
 		if errors.As(result, &missing) {
 			if unknown++; unknown == maxUnknown {
 				break

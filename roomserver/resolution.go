@@ -96,6 +96,11 @@ func (g graph) ListCiting(nid, before state.EventNID, limit int) ([]state.EventN
 	return stateNIDs(rows), err
 }
 
+func (g graph) ListCitingAny(nids []state.EventNID, after state.EventNID, limit int) ([]state.EventNID, error) {
+	rows, err := g.tx.ListCitingAny(eventNIDs(nids), storage.EventNID(after), limit)
+	return stateNIDs(rows), err
+}
+
 func (g graph) GetCreate() (*resolve.Event, error) {
 	for _, root := range g.roots {
 		e, err := g.s.stateEvent(g.tx, g.room, int64(root), spec.MRoomCreate, "")

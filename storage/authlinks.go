@@ -56,6 +56,13 @@ func (tx *Tx) ListCiting(auth, before EventNID, limit int) ([]EventNID, error) {
 		WHERE auth_nid = $1 AND event_nid < $2 ORDER BY event_nid DESC LIMIT $3`, auth, before, limit)
 }
 
+// ListCitingAny are up to limit state events that cite any of some events, from the lowest number above
+// after upwards.
+func (tx *Tx) ListCitingAny(auth []EventNID, after EventNID, limit int) ([]EventNID, error) {
+	return sqldb.List(tx.Tx, scanNID, `SELECT DISTINCT event_nid FROM auth_citers
+		WHERE auth_nid = ANY($1) AND event_nid > $2 ORDER BY event_nid LIMIT $3`, sqldb.Array(auth), after, limit)
+}
+
 // ListEventNIDs are the numbers of those of the given events that the room has, in no order.
 // (The plus keeps SQLite from going through all events of the room.)
 func (tx *Tx) ListEventNIDs(room RoomNID, events []id.EventID) ([]EventNID, error) {

@@ -38,7 +38,7 @@ func EachURL(t *testing.T, run func(t *testing.T, url string)) {
 }
 
 // Another is the URL of a further empty database of the same kind.
-func Another(t *testing.T, url string) string {
+func Another(t testing.TB, url string) string {
 	t.Helper()
 	if filepath.IsAbs(url) {
 		return filepath.Join(t.TempDir(), "another.db")

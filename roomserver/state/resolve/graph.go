@@ -134,38 +134,57 @@ func (x *resolution) authDifference() ([]state.EventNID, error) {
 	return difference, nil
 }
 
-// scan is what was found when unconflicted state was asked for an event in whose auth chain
-// another is, and had none.
+// scan is what was found when unconflicted state was asked for events in whose auth chains
+// some others are, and had none.
 type scan struct {
 	// root is the first of the states, and newest the highest number that an event had.
 	root   state.Root
 	newest state.EventNID
-	// through are the event itself, and the events that have it in their auth chains and
-	// may be in those of others.
+	// through are the events asked for, and the events that have one of them in their auth
+	// chains and may be in those of others.
 	through map[state.EventNID]bool
 	// standing are the events of the state that cite any of these; they were in conflict.
-	standing []state.EventNID
+	standing map[state.EventNID]bool
 }
 
-// add joins another scan of the same state to this one.
-func (s *scan) add(other *scan) {
-	s.newest = max(s.newest, other.newest)
-	maps.Copy(s.through, other.through)
-	for _, c := range other.standing {
-		if !slices.Contains(s.standing, c) {
-			s.standing = append(s.standing, c)
-		}
-	}
+func (x *resolution) newScan(newest state.EventNID) *scan {
+	return &scan{root: x.roots[0], newest: newest, through: make(map[state.EventNID]bool), standing: make(map[state.EventNID]bool)}
 }
 
 // maxThrough bounds what is remembered of a scan.
-const maxThrough = 64
+const maxThrough = 4096
+
+// uncite notes what a scan has found, together with what others of this resolution have on which
+// it rests: from then on these are one.
+func (x *resolution) uncite(now *scan, others map[*scan]bool) {
+	whole := now
+	for other := range others {
+		if len(other.through) > len(whole.through) {
+			whole = other
+		}
+	}
+	others[now] = true
+	for other := range others {
+		if other == whole {
+			continue
+		}
+		whole.newest = max(whole.newest, other.newest)
+		maps.Copy(whole.through, other.through)
+		maps.Copy(whole.standing, other.standing)
+		for nid := range other.through {
+			x.uncited[nid] = whole
+		}
+	}
+	for nid := range now.through {
+		x.uncited[nid] = whole
+	}
+}
 
 // isCited says whether an event is in the auth chain of an unconflicted event. It asks the
 // events that cite it, and the events that cite those; of an event that it was asked about
 // before, only what changed since then.
 func (x *resolution) isCited(nid state.EventNID) (bool, error) {
-	if x.uncited[nid] {
+	if x.uncited[nid] != nil {
 		return false, nil
 	}
 	if citer, ok := x.r.citers.get(nid); ok {
@@ -178,27 +197,15 @@ func (x *resolution) isCited(nid state.EventNID) (bool, error) {
 			return true, nil
 		}
 	}
-	now := scan{root: x.roots[0], newest: nid, through: map[state.EventNID]bool{nid: true}}
-	before, again := x.r.scans.get(nid)
-	if again {
-		now.newest = before.newest
-		maps.Copy(now.through, before.through)
-		changes, err := x.changesSince(before.root)
-		if err != nil {
+	if before, ok := x.r.scans.get(nid); ok && !x.rescanned[before] {
+		x.rescanned[before] = true
+		if err := x.rescan(before); err != nil || x.uncited[nid] != nil {
 			return false, err
 		}
-		candidates := slices.Clone(before.standing)
-		for _, c := range changes {
-			if c.B != 0 && c.B <= before.newest {
-				candidates = append(candidates, c.B)
-			}
-		}
-		if found, err := x.look(&now, candidates); err != nil || found {
-			return found, err
-		}
 	}
-	partial := false
-	queue := slices.Collect(maps.Keys(now.through))
+	now, others := x.newScan(nid), make(map[*scan]bool)
+	now.through[nid] = true
+	queue := []state.EventNID{nid}
 	for len(queue) > 0 {
 		cited := queue[0]
 		queue = queue[1:]
@@ -207,41 +214,75 @@ func (x *resolution) isCited(nid state.EventNID) (bool, error) {
 			if err != nil {
 				return false, err
 			}
-			full := len(citers) == x.r.page
-			if again {
-				if i := slices.IndexFunc(citers, func(c state.EventNID) bool { return c <= before.newest }); i >= 0 {
-					citers, full = citers[:i], false
-				}
-			}
-			if found, err := x.look(&now, citers); err != nil || found {
+			found, err := x.look(now, citers)
+			if err != nil || found {
 				return found, err
 			}
-			for _, c := range citers {
-				if now.through[c] || !canAuthorise(x.links[c].Hash) {
-					continue
-				}
-				if known, ok := x.scans[c]; ok {
-					now.add(&known)
-					continue
-				}
-				if x.uncited[c] { // and so is all that cites it; of which no list was kept
-					partial = true
-					continue
-				}
-				now.through[c] = true
-				queue = append(queue, c)
-			}
-			if !full {
+			queue = append(queue, x.through(now, others, citers)...)
+			if len(citers) < x.r.page {
 				break
 			}
 			from = citers[len(citers)-1]
 		}
 	}
-	maps.Copy(x.uncited, now.through)
-	if !partial && len(now.through) <= maxThrough {
-		x.scans[nid] = now
-	}
+	x.uncite(now, others)
 	return false, nil
+}
+
+// rescan brings a scan of an earlier resolution up to date: what unconflicted state has that it did
+// not have then, and what has come since. It finds nothing if some of the events are cited now.
+func (x *resolution) rescan(before *scan) error {
+	now, others := x.newScan(before.newest), make(map[*scan]bool)
+	maps.Copy(now.through, before.through)
+	changes, err := x.changesSince(before.root)
+	if err != nil {
+		return err
+	}
+	candidates := slices.Collect(maps.Keys(before.standing))
+	for _, c := range changes {
+		if c.B != 0 && c.B <= before.newest {
+			candidates = append(candidates, c.B)
+		}
+	}
+	if found, err := x.look(now, candidates); err != nil || found {
+		return err
+	}
+	for fresh := slices.Collect(maps.Keys(now.through)); len(fresh) > 0; {
+		asked := fresh
+		fresh = nil
+		for after := before.newest; ; {
+			citers, err := x.events.ListCitingAny(asked, after, x.r.page)
+			if err != nil {
+				return err
+			}
+			if found, err := x.look(now, citers); err != nil || found {
+				return err
+			}
+			fresh = append(fresh, x.through(now, others, citers)...)
+			if len(citers) < x.r.page {
+				break
+			}
+			after = citers[len(citers)-1]
+		}
+	}
+	x.uncite(now, others)
+	return nil
+}
+
+// through has a scan go on through those of some citing events that may be cited themselves. It gives those
+// of which nothing is known; of the others a scan of this resolution knows.
+func (x *resolution) through(now *scan, others map[*scan]bool, citers []state.EventNID) (fresh []state.EventNID) {
+	for _, c := range citers {
+		switch other := x.uncited[c]; {
+		case now.through[c] || !canAuthorise(x.links[c].Hash):
+		case other != nil:
+			others[other] = true
+		default:
+			now.through[c] = true
+			fresh = append(fresh, c)
+		}
+	}
+	return fresh
 }
 
 // look looks for an unconflicted event that cites what the scan goes through, and notes
@@ -260,8 +301,8 @@ func (x *resolution) look(now *scan, citers []state.EventNID) (found bool, err e
 			x.r.citers.put(l.Auth[i], c)
 			return true, nil
 		}
-		if nids := x.conflicted[l.Hash]; nids != nil && nids[0] == c && !slices.Contains(now.standing, c) {
-			now.standing = append(now.standing, c)
+		if nids := x.conflicted[l.Hash]; nids != nil && nids[0] == c {
+			now.standing[c] = true
 		}
 		now.newest = max(now.newest, c)
 	}

@@ -63,6 +63,9 @@ type Events interface {
 	// ListCiting lists state events that have an event among their auth events, from the
 	// highest number below before downwards, at most limit.
 	ListCiting(nid, before state.EventNID, limit int) ([]state.EventNID, error)
+	// ListCitingAny lists state events that have any of some events among their auth events, from
+	// the lowest number above after upwards, at most limit.
+	ListCitingAny(nids []state.EventNID, after state.EventNID, limit int) ([]state.EventNID, error)
 	// GetCreate is the room's create event.
 	GetCreate() (*Event, error)
 }
@@ -82,7 +85,9 @@ type Resolver struct {
 	// citers remembers, for an event, a state event that cites it.
 	citers *memory[state.EventNID, state.EventNID]
 	// scans remembers, for an event, that unconflicted state had none that cites it.
-	scans *memory[state.EventNID, scan]
+	scans *memory[state.EventNID, *scan]
+	// links remembers the places of events in the graph, which do not change.
+	links *memory[state.EventNID, Links]
 	// page is how many citing events are read at once.
 	page int
 }
@@ -93,7 +98,8 @@ func New(tree *state.Tree, remember int) *Resolver {
 		tree:    tree,
 		results: newMemory[string, state.Root](remember),
 		citers:  newMemory[state.EventNID, state.EventNID](4 * remember),
-		scans:   newMemory[state.EventNID, scan](remember),
+		scans:   newMemory[state.EventNID, *scan](remember),
+		links:   newMemory[state.EventNID, Links](4 * remember),
 		page:    64,
 	}
 }
@@ -137,8 +143,13 @@ func (r *Resolver) Resolve(nodes Nodes, events Events, version id.RoomVersion, r
 	// Not before: the numbers of a transaction that fails may be given again.
 	nodes.AfterCommit(func() {
 		r.results.put(memo, root)
-		for nid, s := range x.scans {
-			r.scans.put(nid, s)
+		for nid, s := range x.uncited {
+			if len(s.through) <= maxThrough {
+				r.scans.put(nid, s)
+			}
+		}
+		for nid := range x.read {
+			r.links.put(nid, x.links[nid])
 		}
 	})
 	return root, nil
@@ -179,8 +190,9 @@ func (r *Resolver) run(nodes state.Nodes, events Events, version id.RoomVersion,
 		links:        make(map[state.EventNID]Links),
 		loaded:       make(map[state.EventNID]*Event),
 		unconflicted: make(map[state.EventNID]bool),
-		uncited:      make(map[state.EventNID]bool),
-		scans:        make(map[state.EventNID]scan),
+		read:         make(map[state.EventNID]bool),
+		uncited:      make(map[state.EventNID]*scan),
+		rescanned:    make(map[*scan]bool),
 		since:        make(map[state.Root][]state.Change),
 		resolved:     make(map[state.Hash]state.EventNID),
 	}
@@ -215,12 +227,15 @@ type resolution struct {
 	conflicted map[state.Hash][]state.EventNID
 
 	links        map[state.EventNID]Links
+	read         map[state.EventNID]bool // those of links that were not remembered
 	loaded       map[state.EventNID]*Event
 	unconflicted map[state.EventNID]bool // answers of isUnconflicted
-	uncited      map[state.EventNID]bool // events that are in no auth chain of unconflicted state
 
-	scans map[state.EventNID]scan
-	since map[state.Root][]state.Change // what changesSince found
+	// uncited are events that are in no auth chain of unconflicted state, each with the scan that
+	// found it; rescanned are those scans of earlier resolutions that were looked at again.
+	uncited   map[state.EventNID]*scan
+	rescanned map[*scan]bool
+	since     map[state.Root][]state.Change // what changesSince found
 
 	// resolved is the resolved state as far as it was decided, over the unconflicted state.
 	resolved map[state.Hash]state.EventNID
@@ -337,9 +352,14 @@ func (x *resolution) load(nids []state.EventNID) ([]*Event, error) {
 func (x *resolution) loadLinks(nids []state.EventNID) error {
 	var missing []state.EventNID
 	for _, nid := range nids {
-		if _, ok := x.links[nid]; !ok {
-			missing = append(missing, nid)
+		if _, ok := x.links[nid]; ok {
+			continue
 		}
+		if l, ok := x.r.links.get(nid); ok {
+			x.links[nid] = l
+			continue
+		}
+		missing = append(missing, nid)
 	}
 	if len(missing) == 0 {
 		return nil
@@ -358,7 +378,7 @@ func (x *resolution) loadLinks(nids []state.EventNID) error {
 				return fmt.Errorf("event %d cites event %d, which has no lower number", nid, a)
 			}
 		}
-		x.links[nid] = l
+		x.links[nid], x.read[nid] = l, true
 	}
 	return nil
 }

@@ -157,6 +157,21 @@ func (r *room) ListCiting(nid, before state.EventNID, limit int) ([]state.EventN
 	return list, nil
 }
 
+func (r *room) ListCitingAny(nids []state.EventNID, after state.EventNID, limit int) ([]state.EventNID, error) {
+	r.gets++
+	var list []state.EventNID
+	for _, nid := range nids {
+		for _, c := range r.citing[nid] {
+			if c > after {
+				list = append(list, c)
+			}
+		}
+	}
+	slices.Sort(list)
+	list = slices.Compact(list)
+	return list[:min(len(list), limit)], nil
+}
+
 func (r *room) GetCreate() (*Event, error) {
 	if len(r.events) == 0 {
 		return nil, nil
