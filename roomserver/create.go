@@ -144,16 +144,14 @@ func (s *Server) create(tx *storage.Tx, r *CreateRequest) (*work, error) {
 	if err != nil {
 		return nil, err
 	}
-	join, err := s.memberContent(tx, r.Creator, spec.Join, nil)
-	if err != nil {
-		return nil, err
+	if _, err := s.appendMember(w, r.Creator, r.Creator, spec.Join, nil, Txn{}); err != nil {
+		return nil, roomStateError(err)
 	}
-	events := []StateEvent{{spec.MRoomMember, string(r.Creator), join}}
 	initial, err := s.initialEvents(tx, w, r)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range append(events, initial...) {
+	for _, e := range initial {
 		if _, err := s.appendState(w, r.Creator, e); err != nil {
 			return nil, roomStateError(err)
 		}

@@ -395,6 +395,18 @@ func (s *Server) sendMember(ctx context.Context, r SendRequest) (id.EventID, err
 	})
 }
 
+// inside is a room that one of our users is joined to, to be read.
+func (s *Server) inside(tx *storage.Tx, roomID id.RoomID, user id.UserID) (*work, error) {
+	room, err := tx.GetRoom(roomID)
+	if missing, err := notFound(err); err != nil {
+		return nil, err
+	} else if missing || room.Root == 0 {
+		return nil, errUnknownRoom
+	}
+	w := &work{tx: tx, room: room}
+	return w, s.mustBeJoined(w, user)
+}
+
 // mustBeJoined refuses a user who is not in the room, before anything is said about it.
 func (s *Server) mustBeJoined(w *work, user id.UserID) error {
 	e, err := s.stateEvent(w.tx, &w.room, w.room.Root, spec.MRoomMember, string(user))
@@ -408,11 +420,8 @@ func (s *Server) mustBeJoined(w *work, user id.UserID) error {
 }
 
 func (s *Server) appendMember(w *work, sender, target id.UserID, membership string, extra map[string]any, txn Txn) (*event, error) {
-	content, err := s.memberContent(w.tx, target, membership, extra)
+	content, err := s.memberContent(w.tx, w.room.Version, target, membership, extra)
 	if err != nil {
-		return nil, err
-	}
-	if content, err = canonicalContent(w.room.Version, content); err != nil {
 		return nil, err
 	}
 	key := string(target)
@@ -426,9 +435,9 @@ func (s *Server) appendMember(w *work, sender, target id.UserID, membership stri
 	return s.append(w, &draft{Room: w.room.ID, Sender: sender, Type: spec.MRoomMember, StateKey: &key, Content: content}, txn)
 }
 
-// memberContent is a member event's content: the membership, the user's name and picture
+// memberContent is a member event's content, in the form that is signed: the membership, the user's name and picture
 // where the user is one of ours and coming or asked to come, and what else was asked for.
-func (s *Server) memberContent(tx *storage.Tx, user id.UserID, membership string, extra map[string]any) ([]byte, error) {
+func (s *Server) memberContent(tx *storage.Tx, version id.RoomVersion, user id.UserID, membership string, extra map[string]any) ([]byte, error) {
 	content := maps.Clone(extra)
 	if content == nil {
 		content = map[string]any{}
@@ -451,7 +460,7 @@ func (s *Server) memberContent(tx *storage.Tx, user id.UserID, membership string
 	if err != nil {
 		return nil, fmt.Errorf("encode member content: %w", err)
 	}
-	return raw, nil
+	return canonicalContent(version, raw)
 }
 
 // strippedTypes are the events of the state that one who is not in the room is shown.

@@ -173,11 +173,8 @@ func (s *Server) leaveOnly(ctx context.Context, r *MemberRequest) (e *event, err
 		if err != nil {
 			return err
 		}
-		content, err := s.memberContent(tx, r.Sender, spec.Leave, r.extra())
+		content, err := s.memberContent(tx, room.Version, r.Sender, spec.Leave, r.extra())
 		if err != nil {
-			return err
-		}
-		if content, err = canonicalContent(room.Version, content); err != nil {
 			return err
 		}
 		key := string(r.Sender)
@@ -201,21 +198,13 @@ func (s *Server) inviteAfar(ctx context.Context, r *MemberRequest) error {
 	var shown []json.RawMessage
 	var policy *policy
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
-		room, err := tx.GetRoom(r.Room)
-		if missing, err := notFound(err); err != nil {
-			return err
-		} else if missing || room.Root == 0 {
-			return errUnknownRoom
-		}
-		w := &work{tx: tx, room: room}
-		if err := s.mustBeJoined(w, r.Sender); err != nil {
-			return err
-		}
-		content, err := s.memberContent(tx, r.Target, spec.Invite, r.extra())
+		w, err := s.inside(tx, r.Room, r.Sender)
 		if err != nil {
 			return err
 		}
-		if content, err = canonicalContent(room.Version, content); err != nil {
+		room := w.room
+		content, err := s.memberContent(tx, room.Version, r.Target, spec.Invite, r.extra())
+		if err != nil {
 			return err
 		}
 		key := string(r.Target)

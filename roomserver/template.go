@@ -66,13 +66,10 @@ func (s *Server) complete(ctx context.Context, t *serverapi.Template, r *MemberR
 	}
 	var content []byte
 	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		content, err = s.memberContent(tx, r.Sender, membership, extra)
+		content, err = s.memberContent(tx, version, r.Sender, membership, extra)
 		return err
 	})
 	if err != nil {
-		return nil, err
-	}
-	if content, err = canonicalContent(version, content); err != nil {
 		return nil, err
 	}
 	key := string(r.Sender)

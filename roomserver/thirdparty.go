@@ -86,22 +86,17 @@ func (s *Server) acceptThirdPartyInvite(ctx context.Context, in ThirdPartyInvite
 	var invite *event
 	settled := false
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
-		room, err := tx.GetRoom(in.Room)
-		if missing, err := notFound(err); err != nil {
-			return err
-		} else if missing || room.Root == 0 {
-			return errUnknownRoom
-		}
-		w := &work{tx: tx, room: room}
-		if err := s.mustBeJoined(w, in.Sender); err != nil {
+		w, err := s.inside(tx, in.Room, in.Sender)
+		if err != nil {
 			return err
 		}
-		member, err := s.stateEvent(tx, &room, room.Root, spec.MRoomMember, string(in.User))
+		room := &w.room
+		member, err := s.stateEvent(tx, room, room.Root, spec.MRoomMember, string(in.User))
 		if err != nil {
 			return err
 		}
 		settled = slices.Contains([]string{spec.Join, spec.Invite}, member.membership())
-		invite, err = s.stateEvent(tx, &room, room.Root, spec.MRoomThirdPartyInvite, gjson.GetBytes(in.Signed, "token").Str)
+		invite, err = s.stateEvent(tx, room, room.Root, spec.MRoomThirdPartyInvite, gjson.GetBytes(in.Signed, "token").Str)
 		return err
 	})
 	if err != nil || settled {
