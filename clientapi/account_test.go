@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"parley/clientapi"
+	"parley/internal/id"
 	"parley/storage"
 	"parley/userserver"
 )
@@ -99,6 +100,40 @@ func TestRegister(t *testing.T) {
 		n.do(t, "GET", v3+"/devices", token, "").want(200, "")
 		n.do(t, "GET", v3+"/pushers", token, "").want(403, "M_GUEST_ACCESS_FORBIDDEN")
 		n.do(t, "POST", v3+"/account/password", token, "{}").want(403, "M_GUEST_ACCESS_FORBIDDEN")
+	})
+}
+
+// TestGuestUpgrade makes a guest's account a full one, with all that it has.
+func TestGuestUpgrade(t *testing.T) {
+	each(t, nil, func(t *testing.T, n *node) {
+		guest := n.do(t, "POST", v3+"/register?kind=guest", "", `{}`).want(200, "")
+		token, user := guest.get("access_token"), guest.get("user_id")
+		name := id.UserID(user).Localpart()
+		other := n.do(t, "POST", v3+"/register?kind=guest", "", `{}`).want(200, "")
+		full := n.do(t, "POST", v3+"/register", "", `{"username":"alice","password":"password","auth":{"type":"m.login.dummy"}}`).want(200, "")
+		n.do(t, "PUT", v3+"/profile/"+user+"/displayname", token, `{"displayname":"Guest"}`).want(200, "")
+		register := func(name, token string) *answer {
+			return n.do(t, "POST", v3+"/register", "", `{"username":"`+name+`","guest_access_token":"`+token+`","password":"password","auth":{"type":"m.login.dummy"}}`)
+		}
+		register("", token).want(400, "M_MISSING_PARAM")
+		for _, bad := range [][2]string{{name, "made up"}, {name, other.get("access_token")}, {"bob", token}, {"alice", full.get("access_token")}} {
+			register(bad[0], bad[1]).want(403, "M_FORBIDDEN")
+		}
+		n.do(t, "POST", v3+"/register", "", `{"username":"`+name+`","password":"password","auth":{"type":"m.login.dummy"}}`).want(400, "M_USER_IN_USE")
+		now := register(name, token).want(200, "")
+		if now.get("user_id") != user {
+			t.Errorf("the guest has become %s", now.text)
+		}
+		for _, token := range []string{token, now.get("access_token")} {
+			a := n.do(t, "GET", v3+"/account/whoami", token, "").want(200, "")
+			if a.get("user_id") != user || a.body["is_guest"] != false {
+				t.Errorf("afterwards: %s", a.text)
+			}
+			n.do(t, "GET", v3+"/pushers", token, "").want(200, "")
+		}
+		n.do(t, "GET", v3+"/profile/"+user+"/displayname", "", "").json(`{"displayname":"Guest"}`)
+		n.do(t, "POST", v3+"/login", "", `{"type":"m.login.password","identifier":{"type":"m.id.user","user":"`+name+`"},"password":"password"}`).want(200, "")
+		register(name, token).want(403, "M_FORBIDDEN")
 	})
 }
 

@@ -96,7 +96,9 @@ type registerRequest struct {
 	Device       id.DeviceID     `json:"device_id"`
 	DisplayName  string          `json:"initial_device_display_name"`
 	InhibitLogin bool            `json:"inhibit_login"`
-	RefreshToken bool            `json:"refresh_token"`
+	// GuestToken is that of a guest who becomes a user.
+	GuestToken   string `json:"guest_access_token"`
+	RefreshToken bool   `json:"refresh_token"`
 }
 
 type sessionResponse struct {
@@ -133,9 +135,11 @@ func (a *API) register(ctx context.Context, r *httpapi.Request, in *registerRequ
 	}
 	// What can be said at once is said before the stages.
 	if in.Username != "" {
-		if err := a.users.Available(ctx, in.Username); err != nil {
+		if err := a.users.MayRegister(ctx, in.Username, in.GuestToken); err != nil {
 			return nil, err
 		}
+	} else if in.GuestToken != "" {
+		return nil, matrixerr.New(matrixerr.MissingParam, "username is missing: it must be the guest's")
 	}
 	if in.Password != "" {
 		if err := a.users.ValidatePassword(in.Password); err != nil {
@@ -156,7 +160,7 @@ func (a *API) register(ctx context.Context, r *httpapi.Request, in *registerRequ
 		return nil, matrixerr.New(matrixerr.MissingParam, "password is missing")
 	}
 	s, err := a.users.Register(ctx, userserver.Registration{
-		Localpart: in.Username, Password: in.Password, Token: done[userserver.StageRegistrationToken],
+		Localpart: in.Username, Password: in.Password, GuestToken: in.GuestToken, Token: done[userserver.StageRegistrationToken],
 		EmailSession: done.EmailSession(), Limited: true, NoLogin: in.InhibitLogin, Session: session,
 	})
 	if err != nil {

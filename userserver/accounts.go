@@ -21,6 +21,9 @@ type Registration struct {
 	Password string
 	Admin    bool
 	Guest    bool
+	// GuestToken is the access token of a guest whose account is to become a full one, "" for a new
+	// account. Localpart is then the guest's.
+	GuestToken string
 	// Token is the registration token that allows this, "" where none is needed.
 	Token string
 	// EmailSession is the session in which the new user showed that an address is theirs, "" for none.
@@ -63,6 +66,28 @@ func (s *Server) Available(ctx context.Context, localpart string) error {
 	return inUse(user)
 }
 
+// MayRegister says why an account of that name cannot be had, or nil: by one who has no account, or by
+// the guest whose it is, and who shows it by an access token.
+//
+// spec: client-server-api/modules/guest_access.md#guest-access
+func (s *Server) MayRegister(ctx context.Context, localpart, guestToken string) error {
+	if guestToken == "" {
+		return s.Available(ctx, localpart)
+	}
+	user, err := s.NewUserID(localpart)
+	if err != nil {
+		return err
+	}
+	t, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.TokenOwner, error) { return tx.GetToken(hashToken(guestToken), false) })
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	if err != nil || t.User.ID != user || !t.User.Guest || t.Expires != 0 && t.Expires <= s.millis() {
+		return matrixerr.New(matrixerr.Forbidden, "the guest access token is not one of the guest %s", user)
+	}
+	return refuse(&t.User)
+}
+
 func inUse(user id.UserID) error {
 	return matrixerr.New(matrixerr.UserInUse, "there is an account %s already", user)
 }
@@ -86,7 +111,7 @@ func (s *Server) Register(ctx context.Context, r Registration) (Session, error) 
 		if err := s.ValidatePassword(r.Password); err != nil {
 			return Session{}, err
 		}
-		if err := s.Available(ctx, r.Localpart); err != nil {
+		if err := s.MayRegister(ctx, r.Localpart, r.GuestToken); err != nil {
 			return Session{}, err // before the work of hashing
 		}
 		if u.Password, err = s.hasher.hash(ctx, r.Password); err != nil {
@@ -104,11 +129,13 @@ func (s *Server) Register(ctx context.Context, r Registration) (Session, error) 
 				return matrixerr.New(matrixerr.ResourceLimitExceeded, "this server has as many users as it takes")
 			}
 		}
-		inserted, err := tx.InsertUser(&u)
-		if err != nil {
+		if r.GuestToken != "" {
+			if err := upgrade(tx, &u); err != nil {
+				return err
+			}
+		} else if inserted, err := tx.InsertUser(&u); err != nil {
 			return err
-		}
-		if !inserted {
+		} else if !inserted {
 			return inUse(user)
 		}
 		if r.EmailSession != "" {
@@ -137,7 +164,21 @@ func (s *Server) Register(ctx context.Context, r Registration) (Session, error) 
 	if err != nil {
 		return Session{}, err
 	}
+	s.cache.drop(user)
 	return out, nil
+}
+
+// upgrade makes a guest's account a full one.
+func upgrade(tx *storage.Tx, u *storage.User) error {
+	guest, err := tx.LockUser(u.ID)
+	if err != nil {
+		return notFound(err, "there is no guest %s", u.ID)
+	}
+	if !guest.Guest || guest.Deactivated {
+		return inUse(u.ID)
+	}
+	guest.Guest, guest.Password = false, u.Password
+	return tx.UpdateUser(&guest)
 }
 
 // FindUser is the user ID that somebody means who writes a user ID or a localpart of ours.
