@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -206,8 +207,12 @@ type SignatureFailures map[id.UserID]map[string]*matrixerr.Error
 //
 // spec: client-server-api/modules/end_to_end_encryption.md#cross-signing
 func (s *Server) UploadSignatures(ctx context.Context, signer id.UserID, objects map[id.UserID]map[string]json.RawMessage) (SignatureFailures, error) {
+	strangers, err := s.unknownMasters(ctx, signer, objects)
+	if err != nil {
+		return nil, err
+	}
 	var failures SignatureFailures
-	err := s.db.Write(ctx, func(tx *storage.Tx) error {
+	err = s.db.Write(ctx, func(tx *storage.Tx) error {
 		failures = make(SignatureFailures)
 		own, err := crossSigningKeys(tx, signer)
 		if err != nil {
@@ -215,6 +220,11 @@ func (s *Server) UploadSignatures(ctx context.Context, signer id.UserID, objects
 		}
 		for user, keys := range objects {
 			var signed []id.DeviceID
+			if l := strangers[user]; l != nil {
+				if err := putStranger(tx, signer, own, l, keys); err != nil {
+					return err
+				}
+			}
 			for keyID, object := range keys {
 				err := putSignatures(tx, signer, own, user, keyID, object)
 				var failed *matrixerr.Error
@@ -239,6 +249,62 @@ func (s *Server) UploadSignatures(ctx context.Context, signer id.UserID, objects
 		return nil
 	})
 	return failures, err
+}
+
+// unknownMasters are the cross-signing keys of those users of other servers who have the master key
+// that was signed, while we don't: we keep those of users who share a room with one of ours alone, and
+// somebody else may be verified as well.
+func (s *Server) unknownMasters(ctx context.Context, signer id.UserID, objects map[id.UserID]map[string]json.RawMessage) (map[id.UserID]*remoteList, error) {
+	wanted := make(map[id.UserID][]id.DeviceID)
+	for user := range objects {
+		if user != signer && !s.Local(user) && cleanText(string(user)) {
+			wanted[user] = nil
+		}
+	}
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	have, err := storage.Get(ctx, s.db, func(tx *storage.Tx) ([]storage.CrossSigningKey, error) {
+		return tx.ListCrossSigningKeys(slices.Collect(maps.Keys(wanted)))
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range have {
+		if k.Usage == storage.MasterKey && objects[k.User][k.Public] != nil {
+			delete(wanted, k.User)
+		}
+	}
+	answer, err := s.QueryKeys(ctx, "", wanted, remoteTimeout) // as nobody in particular sees them
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[id.UserID]*remoteList)
+	for user := range wanted {
+		l := &remoteList{user: user}
+		l.addKeys(answer.MasterKeys[user], answer.SelfSigningKeys[user])
+		if len(l.keys) > 0 && objects[user][l.keys[0].Public] != nil {
+			out[user] = l
+		}
+	}
+	return out, nil
+}
+
+// putStranger keeps the cross-signing keys of a user who shares no room with one of ours, if signer has
+// signed their master key.
+func putStranger(tx *storage.Tx, signer id.UserID, own map[string]storage.CrossSigningKey, l *remoteList, objects map[string]json.RawMessage) error {
+	known, err := tx.ListKnownUsers([]id.UserID{l.user})
+	if err != nil || len(known) > 0 {
+		return err // whose list is kept, with these keys
+	}
+	master := l.keys[0]
+	var given crossSigningKey
+	name := own[storage.UserSigningKey].Public
+	if json.Unmarshal(objects[master.Public], &given) != nil || name == "" ||
+		signedjson.Verify(master.JSON, name, given.Signatures[signer]["ed25519:"+name]) != nil {
+		return nil
+	}
+	return putRemoteKeys(tx, l.user, l.keys)
 }
 
 // signaturesChanged has those learn of signatures who see them: of one's own keys all, of

@@ -630,6 +630,66 @@ func TestSignaturesOutlastRooms(t *testing.T) {
 	})
 }
 
+// TestSignStranger has alice verify somebody of another server with whom nobody here shares a room.
+func TestSignStranger(t *testing.T) {
+	const bob id.UserID = "@bob:y.org"
+	eachWithPeer(t, []id.UserID{bob}, func(t *testing.T, f *fixture, p *peer) {
+		ctx := context.Background()
+		alice := f.register(t, "alice").User
+		master, own, ownSigner := newSigner(t, bob, ""), newSigner(t, alice, ""), newSigner(t, alice, "")
+		p.users[bob].master = master
+		err := f.UploadCrossSigning(ctx, alice, userserver.CrossSigningUpload{Master: own.key("master"), UserSigning: own.sign(t, ownSigner.key("user_signing"))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sign := func(want matrixerr.Code, by *signer, key *signer) {
+			t.Helper()
+			failures := must[userserver.SignatureFailures](t)(f.UploadSignatures(ctx, alice, map[id.UserID]map[string]json.RawMessage{
+				bob: {key.public: by.sign(t, key.key("master"))}}))
+			if e := failures[bob][key.public]; (e == nil) != (want == "") || e != nil && e.Code != want {
+				t.Errorf("%v instead of %q", failures, want)
+			}
+		}
+		signed := func(by id.UserID, key *signer) bool {
+			return contains(query(t, f, by, bob).MasterKeys[bob], ownSigner.public) && contains(query(t, f, by, bob).MasterKeys[bob], key.public)
+		}
+		stored := func() int {
+			return len(must[[]storage.CrossSigningKey](t)(storage.Get(ctx, f.db, func(tx *storage.Tx) ([]storage.CrossSigningKey, error) {
+				return tx.ListCrossSigningKeys([]id.UserID{bob})
+			})))
+		}
+		sign(matrixerr.NotFound, ownSigner, newSigner(t, bob, "")) // not Bob's key
+		sign(matrixerr.NotFound, own, master)                      // not the key to sign others with, so it is not kept
+		p.down = true
+		sign(matrixerr.NotFound, ownSigner, master)
+		p.down = false
+		if n := stored(); n != 0 {
+			t.Errorf("%d keys are kept", n)
+		}
+		sign("", ownSigner, master)
+		if !signed(alice, master) || signed("@other:x.org", master) {
+			t.Errorf("signed for alice: %v, for another: %v", signed(alice, master), signed("@other:x.org", master))
+		}
+		f.room(t, "!r:x.org", []id.UserID{alice, bob})
+		if !signed(alice, master) {
+			t.Error("the signature is gone since they share a room")
+		}
+		// Bob leaves, and has a new key, which is to be verified anew.
+		f.member(t, bob, "!r:x.org", "leave")
+		f.forgetLists(t)
+		next := newSigner(t, bob, "")
+		p.users[bob].master = next
+		if signed(alice, next) {
+			t.Error("the new key has the signature of the old one")
+		}
+		sign(matrixerr.NotFound, ownSigner, newSigner(t, bob, ""))
+		sign("", ownSigner, next)
+		if !signed(alice, next) || stored() != 1 {
+			t.Errorf("the new key is not signed, or one of %d", stored())
+		}
+	})
+}
+
 func TestRefusedRemoteDevices(t *testing.T) {
 	const bob id.UserID = "@bob:y.org"
 	eachWithPeer(t, []id.UserID{bob}, func(t *testing.T, f *fixture, p *peer) {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -355,6 +356,13 @@ func (w *world) report() {
 		len(w.messages), received, decrypted, lost, unseen)
 	for _, text := range slices.SortedFunc(maps.Keys(w.errors), func(a, b string) int { return cmp.Compare(w.errors[b], w.errors[a]) }) {
 		w.t.Logf("%d times %s", w.errors[text], text)
+	}
+	for _, node := range w.nodes {
+		for line := range strings.Lines(node.Logs()) {
+			if strings.Contains(line, "level=ERROR") {
+				w.t.Logf("%s logged %s", node.Name, strings.TrimSpace(line))
+			}
+		}
 	}
 	if decrypted == 0 {
 		w.t.Error("nothing was decrypted at all")
