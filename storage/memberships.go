@@ -49,10 +49,13 @@ func (tx *Tx) InsertMembership(m *Membership) error {
 	if m.Stripped != nil {
 		stripped = string(m.Stripped)
 	}
+	// Who is joined by an event that does not follow the one before may have been away in between, while
+	// their server told us nothing.
 	_, err := tx.Exec(`INSERT INTO memberships (user_id, room_nid, membership, event_nid, pos, since, local, forgotten, stripped)
 		VALUES ($1, $2, $3, $4, 0, 0, $5, FALSE, $6)
 		ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid,
-			since = CASE WHEN memberships.membership = excluded.membership THEN memberships.since ELSE 0 END,
+			since = CASE WHEN memberships.membership = excluded.membership AND (excluded.membership <> 'join' OR memberships.event_nid
+				IN (excluded.event_nid, (SELECT replaces FROM events WHERE nid = excluded.event_nid))) THEN memberships.since ELSE 0 END,
 			forgotten = FALSE, stripped = COALESCE(excluded.stripped,
 				CASE WHEN memberships.event_nid = excluded.event_nid THEN memberships.stripped END)`,
 		m.User, m.Room, m.Membership, m.Event, m.Local, stripped)
