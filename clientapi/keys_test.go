@@ -55,7 +55,7 @@ func TestKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		joined := pos()
-		changes(start).json(`{"changed":["@alice:x.org"],"left":[]}`)
+		changes(start).json(`{"changed":["@alice:x.org","@bob:x.org"],"left":[]}`)
 		changes(joined).json(`{"changed":[],"left":[]}`)
 		n.do(t, "PUT", v3+"/devices/DEVALICE", alice, `{"display_name":"New"}`).json(`{}`)
 		changes(joined).json(`{"changed":["@alice:x.org"],"left":[]}`)

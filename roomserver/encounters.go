@@ -12,7 +12,8 @@ import (
 
 // Encounters says who of met shares a room with a user now and has not done so all the time since a
 // position; and who of lost shared one then, and shares none now. The one may have devices that the
-// user knows nothing of, the devices of the other are of no interest any more.
+// user knows nothing of, the devices of the other are of no interest any more. The user, too, is one who came:
+// their devices may know nothing of each other before the first room.
 //
 // spec: client-server-api/modules/end_to_end_encryption.md#tracking-the-device-list-for-a-user
 func (s *Server) Encounters(tx *storage.Tx, user id.UserID, since id.Pos, met, lost []id.UserID) (came, went []id.UserID, err error) {
@@ -32,7 +33,7 @@ func (s *Server) Encounters(tx *storage.Tx, user id.UserID, since id.Pos, met, l
 	}
 	is, was := setOf(now), setOf(always)
 	for _, u := range met {
-		if u != user && is[u] && !was[u] {
+		if is[u] && !was[u] {
 			came = append(came, u)
 		}
 	}

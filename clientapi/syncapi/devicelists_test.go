@@ -28,15 +28,15 @@ func TestDeviceListsAreOfThoseWhoCameAndWent(t *testing.T) {
 				n.ok(n.rooms.UpdateProfile(n.Context(), alice, "Alice", ""))
 				n.ok(n.rooms.UpdateProfile(n.Context(), bob, "Bob", ""))
 			}, "", ""},
-			{"a first room", func() {}, func() { n.join(bob, one) }, "@alice:x.org", ""},
+			{"a first room", func() {}, func() { n.join(bob, one) }, "@alice:x.org @bob:x.org", ""},
 			{"a second room", func() { n.join(bob, one) }, func() { n.join(bob, two) }, "", ""},
 			{"one of two left", func() { n.join(bob, one, two) }, func() { n.leave(bob, one) }, "", ""},
 			{"all left", func() { n.join(bob, one, two) }, func() { n.leave(bob, one); n.leave(bob, two) }, "", "@alice:x.org"},
 			{"both left", func() { n.join(bob, one) }, func() { n.leave(bob, one); n.leave(alice, one) }, "", "@alice:x.org"},
-			{"away and back", func() { n.join(bob, one) }, func() { n.leave(bob, one); n.join(bob, one) }, "@alice:x.org", ""},
+			{"away and back", func() { n.join(bob, one) }, func() { n.leave(bob, one); n.join(bob, one) }, "@alice:x.org @bob:x.org", ""},
 			{"a visit", func() {}, func() { n.join(bob, one); n.leave(bob, one) }, "", ""},
 			{"kicked and invited", func() { n.join(bob, one) }, func() { n.kick(alice, bob, one); n.invite(alice, bob, one) }, "", "@alice:x.org"},
-			{"another room", func() { n.join(bob, one) }, func() { n.join(bob, two); n.leave(bob, one) }, "@alice:x.org", ""},
+			{"another room", func() { n.join(bob, one) }, func() { n.join(bob, two); n.leave(bob, one) }, "@alice:x.org @bob:x.org", ""},
 		} {
 			c.before()
 			since := n.sync(bob).next()
