@@ -4,7 +4,7 @@
 # sets up what it needs, in temporary folders except for npm's packages and Synapse's, and says at the end what was
 # skipped and why.
 #
-#   PARLEY_TEST_REQUIRE=postgres,js,synapse,s3,race   fail where one of these would be skipped
+#   PARLEY_TEST_REQUIRE=postgres,js,synapse,s3,coturn,race   fail where one of these would be skipped
 #   PARLEY_TEST_INSTALL=no                 install nothing by apt
 #   PARLEY_TEST_POSTGRES=URL               use this PostgreSQL, as its superuser, and start none
 set -euo pipefail
@@ -89,6 +89,9 @@ else
 	unset PARLEY_TEST_S3
 	skip s3 "it could not be built"
 fi
+
+command -v turnserver >/dev/null || install coturn
+command -v turnserver >/dev/null || skip coturn "there is no turnserver, and it could not be installed"
 
 race=()
 have_race || install gcc libc6-dev

@@ -12,7 +12,7 @@
 //	PARLEY_TEST_BINARY    a parley that was built already (with -race, where it should be)
 //	PARLEY_TEST_SYNAPSE   the Python of an environment that has Synapse, to be a peer of ours
 //	PARLEY_TEST_S3        an S3 server, which test/s3.sh builds
-//	PARLEY_TEST_REQUIRE   what must not be skipped, comma-separated: postgres, js, synapse, s3
+//	PARLEY_TEST_REQUIRE   what must not be skipped, comma-separated: postgres, js, synapse, s3, coturn
 //	PARLEY_TEST_SERVER    base URL of a homeserver that runs already, to hold the tests themselves against another
 //	                      implementation; tests that stop the server are skipped
 package harness
