@@ -461,16 +461,14 @@ func (s *Server) receiveDeviceList(ctx context.Context, origin id.ServerName, e 
 	if !validDevice(e.Device) {
 		return matrixerr.New(matrixerr.InvalidParam, "The device's name is empty or too long.")
 	}
-	keys, err := checkDeviceKeys(e.Keys, e.User, e.Device)
-	if err != nil {
-		return err
-	}
+	// Keys that are not what they should be are not kept, but something has changed: it is asked for what.
+	keys, invalid := checkDeviceKeys(e.Keys, e.User, e.Device)
 	// That one is gone is news where the list is not kept: a client may have it from before.
-	return s.heardOfChange(ctx, e.User, len(keys) > 0 || e.Deleted, func(tx *storage.Tx, l *storage.RemoteDeviceList) (change, error) {
+	return s.heardOfChange(ctx, e.User, invalid != nil || len(keys) > 0 || e.Deleted, func(tx *storage.Tx, l *storage.RemoteDeviceList) (change, error) {
 		switch {
 		case !l.Stale && e.StreamID > 0 && e.StreamID == l.StreamID:
 			return known, nil
-		case l.Stale || !e.follows(l.StreamID):
+		case l.Stale || invalid != nil || !e.follows(l.StreamID):
 			l.Stale = true
 			return news, nil
 		}

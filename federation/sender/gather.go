@@ -243,6 +243,12 @@ func (b *batch) loadDevices(tx *storage.Tx) ([]id.UserID, error) {
 	return out, nil
 }
 
+// hasKeys says whether a user has devices with keys. As long as it is not known who is in a room, servers are told of
+// nothing else: see [storage.Tx.InsertIntroductions].
+func (b *batch) hasKeys(user id.UserID) bool {
+	return b.loaded.keys != nil && len(b.loaded.keys.DeviceKeys[user]) > 0
+}
+
 // part is what one item puts into a transaction.
 type part struct {
 	pdus []json.RawMessage
@@ -319,7 +325,7 @@ func (b *batch) eventPart(o *storage.Outgoing) (p part) {
 		}
 		p.pdus = append(p.pdus, e.JSON)
 		p.keys = append(p.keys, "event "+string(e.ID))
-		if user := b.newcomer(&e); user != "" && !b.stale {
+		if user := b.newcomer(&e); user != "" && !b.stale && (b.rooms[o.Room].Partial == 0 || b.hasKeys(user)) {
 			b.introduction(&p, user, o.Pos)
 		}
 	}
