@@ -33,7 +33,10 @@ const (
 // node is a server without its other endpoints.
 type node struct {
 	testing.TB
+	url   string
+	ring  stream.HubOptions
 	db    *storage.DB
+	end   func()
 	rooms *roomserver.Server
 	users *userserver.Server
 	hub   *stream.Hub
@@ -49,24 +52,30 @@ func each(t *testing.T, run func(n *node)) {
 
 func newNode(t testing.TB, url string, o stream.HubOptions) *node {
 	t.Helper()
-	n := &node{TB: t}
-	o.Rooms = n.joinedRooms
+	n := &node{TB: t, url: url, ring: o}
+	n.ring.Rooms = n.joinedRooms
 	if o.PresenceEvery == 0 {
-		o.PresenceEvery = time.Millisecond
+		n.ring.PresenceEvery = time.Millisecond
 	}
-	n.hub = stream.NewHub(o)
-	t.Cleanup(n.hub.Close)
-	n.db = storagetest.Open(t, url, n.hub.Publish)
+	n.open()
+	return n
+}
+
+// open makes everything that is in memory, anew.
+func (n *node) open() {
+	n.Helper()
+	n.hub = stream.NewHub(n.ring)
+	n.Cleanup(n.hub.Close)
+	n.db, n.end = storagetest.OpenForProcess(n, n.url, n.hub.Publish)
 	var err error
 	n.rooms, err = roomserver.New(roomserver.Options{
 		DB: n.db, Name: "x.org", KeyID: "ed25519:a", Key: ed25519.NewKeyFromSeed(make([]byte, 32)), DefaultVersion: "12",
 	})
 	n.ok(err)
 	n.users = userserver.New(userserver.Options{DB: n.db, ServerName: "x.org", Rooms: n.rooms, Publish: n.hub.Publish})
-	t.Cleanup(n.users.Close)
+	n.Cleanup(n.users.Close)
 	n.api = n.newAPI(n.hub)
-	n.http = serve(t, n.api)
-	return n
+	n.http = serve(n, n.api)
 }
 
 func (n *node) joinedRooms(ctx context.Context, user id.UserID) ([]id.RoomID, id.Pos, error) {

@@ -49,6 +49,14 @@ func Another(t testing.TB, url string) string {
 // Open opens a database and closes it at the end of the test.
 func Open(t testing.TB, url string, publish func(stream.Notice)) *storage.DB {
 	t.Helper()
+	db, _ := OpenForProcess(t, url, publish)
+	return db
+}
+
+// OpenForProcess is Open for what stands for a process that may end before the test: end closes the
+// database then.
+func OpenForProcess(t testing.TB, url string, publish func(stream.Notice)) (db *storage.DB, end func()) {
+	t.Helper()
 	if filepath.IsAbs(url) {
 		fill(t, url)
 	}
@@ -56,12 +64,13 @@ func Open(t testing.TB, url string, publish func(stream.Notice)) *storage.DB {
 	if err != nil {
 		t.Fatalf("open %s: %v", url, err)
 	}
-	t.Cleanup(func() {
+	end = sync.OnceFunc(func() {
 		if err := db.Close(); err != nil {
 			t.Errorf("close the database: %v", err)
 		}
 	})
-	return db
+	t.Cleanup(end)
+	return db, end
 }
 
 // fresh is a SQLite database with the whole schema and nothing else. Under the race detector the
