@@ -304,7 +304,7 @@ func (s *Server) verify(ctx context.Context, pdus []gomatrixserverlib.PDU) []err
 			}
 			if err := s.verifySignatures(ctx, pdu); err != nil {
 				s.log.DebugContext(ctx, "a signature is wrong, or its key can't be had", slog.String("event", pdu.EventID()), slog.Any("error", err))
-				errs[i] = matrixerr.New(matrixerr.Forbidden, "The event's signatures could not be verified.")
+				errs[i] = matrixerr.New(matrixerr.InvalidParam, "The event's signatures could not be verified.")
 			}
 			return nil
 		})

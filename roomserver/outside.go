@@ -336,7 +336,7 @@ func (s *Server) ReceiveInvite(ctx context.Context, origin id.ServerName, room i
 	case !s.local(id.UserID(*pdu.StateKey())):
 		return nil, matrixerr.New(matrixerr.InvalidParam, "The invited user is not one of this server's.")
 	case id.UserID(pdu.SenderID()).Server() != origin:
-		return nil, matrixerr.New(matrixerr.Forbidden, "The invite's sender is not one of your server's users.")
+		return nil, matrixerr.New(matrixerr.InvalidParam, "The invite's sender is not one of your server's users.")
 	}
 	if err := s.checkIntroduction(ctx, room, in); err != nil {
 		return nil, err

@@ -233,13 +233,13 @@ func mustBeMember(pdu gomatrixserverlib.PDU, origin id.ServerName, room id.RoomI
 	sender := id.UserID(pdu.SenderID())
 	switch {
 	case id.EventID(pdu.EventID()) != event:
-		return matrixerr.New(matrixerr.BadJSON, "The event's ID is %s.", pdu.EventID())
+		return matrixerr.New(matrixerr.InvalidParam, "The event's ID is %s.", pdu.EventID())
 	case pdu.RoomID().String() != string(room):
-		return matrixerr.New(matrixerr.BadJSON, "The event is of another room.")
+		return matrixerr.New(matrixerr.InvalidParam, "The event is of another room.")
 	case pdu.Type() != spec.MRoomMember || !pdu.StateKeyEquals(string(sender)) || gjson.GetBytes(pdu.Content(), "membership").Str != membership:
-		return matrixerr.New(matrixerr.BadJSON, "The event is not its sender's %s.", membership)
+		return matrixerr.New(matrixerr.InvalidParam, "The event is not its sender's %s.", membership)
 	case sender.Server() != origin:
-		return matrixerr.New(matrixerr.Forbidden, "The event's sender is not one of your server's users.")
+		return matrixerr.New(matrixerr.InvalidParam, "The event's sender is not one of your server's users.")
 	}
 	return nil
 }

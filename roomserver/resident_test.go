@@ -62,16 +62,16 @@ func TestResidentJoin(t *testing.T) {
 				event, raw := complete(t, version, template, "b")
 
 				_, err = a.TakeMember(ctx, "c", room, event, spec.Join, raw)
-				refused(t, err, matrixerr.Forbidden)
+				refused(t, err, matrixerr.InvalidParam)
 				_, err = a.TakeMember(ctx, "b", room, "$another", spec.Join, raw)
-				refused(t, err, matrixerr.BadJSON)
+				refused(t, err, matrixerr.InvalidParam)
 				_, err = a.TakeMember(ctx, "b", room, event, spec.Leave, raw)
-				refused(t, err, matrixerr.BadJSON)
+				refused(t, err, matrixerr.InvalidParam)
 				_, unsigned := complete(t, version, template, "c")
 				pdu, err := Parse(version, unsigned)
 				ok(t, err)
 				_, err = a.TakeMember(ctx, "b", room, id.EventID(pdu.EventID()), spec.Join, unsigned)
-				refused(t, err, matrixerr.Forbidden)
+				refused(t, err, matrixerr.InvalidParam)
 
 				before := a.state(t, room)
 				for range 2 { // an answer may get lost

@@ -146,7 +146,9 @@ func TestThirdPartyInvite(t *testing.T) {
 			t.Errorf("the invited is %s, %v", got, err)
 		}
 		// But not that of another.
-		refusedAll(t, a, "b", withTarget(t, version, e.Event.JSON))
+		taken, err = a.Take(ctx, "b", []json.RawMessage{withTarget(t, version, e.Event.JSON)})
+		ok(t, err)
+		refused(t, taken[0].Err, matrixerr.InvalidParam)
 	})
 }
 
