@@ -3,6 +3,7 @@ package remote_test
 import (
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -147,6 +148,24 @@ func TestWrongAnswers(t *testing.T) {
 		if errors.As(err, &told) && told.Status == http.StatusUnauthorized {
 			t.Errorf("%s: a client would be told that it has to log in", name)
 		}
+	}
+}
+
+// What is wrong with an event that we made for a client is no fault of the client's.
+func TestNotClients(t *testing.T) {
+	net := testnet.New(t)
+	a := newNode(t, net, "a.org", nil)
+	for code, want := range map[string]int{"M_INVALID_PARAM": 502, "M_MISSING_PARAM": 502, "M_FORBIDDEN": 400, "M_UNABLE_TO_GRANT_JOIN": 400} {
+		stop := net.Serve(t, "b.org:8448", []string{"b.org"}, write(400, `{"errcode":"`+code+`","error":"no"}`))
+		_, joining := a.SendJoin(t.Context(), "b.org", "!r:b.org", "$e", json.RawMessage(`{}`), true)
+		_, inviting := a.Invite(t.Context(), "b.org", "!r:a.org", "$e", &serverapi.Invite{RoomVersion: "12", Event: json.RawMessage(`{}`)})
+		for _, err := range []error{joining, inviting} {
+			var told *matrixerr.Error
+			if !errors.As(err, &told) || told.Status != want {
+				t.Errorf("%s: %v", code, err)
+			}
+		}
+		stop()
 	}
 }
 

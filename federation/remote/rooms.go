@@ -107,7 +107,19 @@ func (c *Client) SendJoin(ctx context.Context, server id.ServerName, room id.Roo
 	if unrecognized(err) {
 		err = c.put(ctx, server, state, join(v1+"/send_join", string(room), string(event)), nil, pdu, &old{out})
 	}
-	return out, err
+	return out, notClients(err)
+}
+
+// notClients is an error of a request that we made up for a client's: that its parameters are wrong
+// is nothing that the client could mend.
+//
+// spec: server-server-api.md#put_matrixfederationv2send_joinroomideventid
+// spec: server-server-api.md#put_matrixfederationv2inviteroomideventid
+func notClients(err error) error {
+	if code := matrixerr.CodeOf(err); code != matrixerr.InvalidParam && code != matrixerr.MissingParam {
+		return err
+	}
+	return matrixerr.New(matrixerr.Unknown, "The other server does not take what was sent to it: %v", err).WithStatus(http.StatusBadGateway)
 }
 
 // SendLeave hands a completed leave in.
@@ -148,9 +160,9 @@ func (c *Client) Invite(ctx context.Context, server id.ServerName, room id.RoomI
 		}
 		pdu["unsigned"] = unsigned
 		err = c.put(ctx, server, query, join(v1+"/invite", string(room), string(event)), nil, pdu, &old{&out})
-		return out.Event, err
+		return out.Event, notClients(err)
 	}
-	return out.Event, err
+	return out.Event, notClients(err)
 }
 
 // ExchangeThirdPartyInvite has a server in the room turn a third-party invite into an invite.
