@@ -348,7 +348,8 @@ func (s *Server) fetchState(ctx context.Context, origin id.ServerName, room *sto
 	if placed, err = s.placed(ctx, ids.PDUs); err != nil {
 		return nil, err
 	}
-	state := slices.DeleteFunc(slices.Clone(ids.PDUs), func(e id.EventID) bool { return placed[e] == absent })
+	state := slices.Compact(slices.Sorted(slices.Values(ids.PDUs)))
+	state = slices.DeleteFunc(state, func(e id.EventID) bool { return placed[e] == absent })
 	if len(state) == 0 {
 		return nil, &fetchError{matrixerr.New(matrixerr.NotFound, "none of the state's %d events could be had", len(ids.PDUs))}
 	}

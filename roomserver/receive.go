@@ -320,8 +320,12 @@ func (s *Server) stateOf(w *work, events []id.EventID) (int64, error) {
 	}
 	if len(rows) != len(events) {
 		var missing MissingError
+		there := make(map[id.EventID]bool, len(rows))
+		for _, row := range rows {
+			there[row.ID] = true
+		}
 		for _, e := range events {
-			if !slices.ContainsFunc(rows, func(r storage.Event) bool { return r.ID == e }) {
+			if !there[e] {
 				missing.Auth = append(missing.Auth, e)
 			}
 		}
