@@ -8,11 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
@@ -133,7 +135,7 @@ func (p *peer) StateIDs(_ context.Context, _ id.ServerName, _ id.RoomID, event i
 		return nil, errSilent
 	}
 	ids, _ := p.before(event)
-	return &serverapi.StateIDs{PDUs: ids}, nil
+	return &serverapi.StateIDs{PDUs: append(ids, ids...)}, nil // twice is as good as once
 }
 
 func (p *peer) State(_ context.Context, _ id.ServerName, _ id.RoomID, event id.EventID) (*serverapi.State, error) {
@@ -403,6 +405,67 @@ func TestTakeHostile(t *testing.T) {
 		ok(t, p.take(t, all[len(all)-1].JSON)[0].Err)
 		if err := p.take(t, p.say(t, "unheard"))[0].Err; matrixerr.CodeOf(err) != matrixerr.Forbidden {
 			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestTakeNoText sends events with characters that no text of a database can have, wherever an event
+// has a text: they are taken in or refused, and keep nobody from being heard.
+func TestTakeNoText(t *testing.T) {
+	eachPair(t, "10", func(t *testing.T, p *pair) {
+		good := p.say(t, "good")
+		event := func(change map[string]any) json.RawMessage {
+			var fields map[string]any
+			ok(t, json.Unmarshal(good, &fields))
+			delete(fields, "signatures")
+			delete(fields, "hashes")
+			maps.Copy(fields, change)
+			return signAs(t, "10", "a", fields)
+		}
+		content := func(content map[string]any) map[string]any { return map[string]any{"content": content} }
+		state := func(eventType, key string, content map[string]any) map[string]any {
+			return map[string]any{"type": eventType, "state_key": key, "content": content}
+		}
+		const no = "\x00"
+		for name, change := range map[string]map[string]any{
+			"room":          {"room_id": "!" + no + ":a"},
+			"prev event":    {"prev_events": []string{"$" + no}},
+			"auth event":    {"auth_events": []string{"$" + no}},
+			"type":          {"type": no},
+			"state key":     {"state_key": no},
+			"sender":        {"sender": "@" + no + ":a"},
+			"body":          content(map[string]any{"body": no, "msgtype": "m.text" + no}),
+			"relation":      content(map[string]any{"m.relates_to": map[string]any{"event_id": "$" + no, "rel_type": no, "key": no}}),
+			"reply":         content(map[string]any{"m.relates_to": map[string]any{"m.in_reply_to": map[string]any{"event_id": "$" + no}}}),
+			"redaction":     {"type": spec.MRoomRedaction, "redacts": "$" + no, "content": map[string]any{"redacts": "$" + no}},
+			"name":          state(spec.MRoomName, "", map[string]any{"name": no}),
+			"topic":         state("m.room.topic", "", map[string]any{"topic": no}),
+			"alias":         state(spec.MRoomCanonicalAlias, "", map[string]any{"alias": "#" + no + ":a", "alt_aliases": []string{no}}),
+			"avatar":        state(spec.MRoomAvatar, "", map[string]any{"url": "mxc://a/" + no}),
+			"encryption":    state(spec.MRoomEncryption, "", map[string]any{"algorithm": no}),
+			"access list":   state("m.room.server_acl", "", map[string]any{"allow": []string{"*", no}}),
+			"policy server": state("m.room.policy", "", map[string]any{"via": no, "public_keys": map[string]any{"ed25519": no}}),
+			"tombstone":     state("m.room.tombstone", "", map[string]any{"replacement_room": "!" + no}),
+			"space":         state("m.space.child", "!"+no+":a", map[string]any{"via": []string{no}}),
+			"invite":        state(spec.MRoomMember, "@"+no+":b", map[string]any{"membership": spec.Invite}),
+			"ban":           state(spec.MRoomMember, "@"+no+":c", map[string]any{"membership": spec.Ban, "reason": no}),
+			"display name":  state(spec.MRoomMember, string(p.a.user), map[string]any{"membership": spec.Join, "displayname": no, "avatar_url": no}),
+			"guests":        state(spec.MRoomGuestAccess, "", map[string]any{"guest_access": no}),
+			"join rules":    state(spec.MRoomJoinRules, "", map[string]any{"join_rule": no, "allow": []any{map[string]any{"type": no, "room_id": no}}}),
+			"visibility":    state(spec.MRoomHistoryVisibility, "", map[string]any{"history_visibility": no}),
+			"address":       state(spec.MRoomThirdPartyInvite, no, map[string]any{"display_name": no, "public_key": no}),
+		} {
+			if _, err := p.b.Take(context.Background(), "a", []json.RawMessage{event(change)}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		// What other servers hand on of such an event is refused as well, and not its followers.
+		p.peer.lie = func([]json.RawMessage) []json.RawMessage {
+			return []json.RawMessage{event(map[string]any{"prev_events": []string{"$" + no}})}
+		}
+		p.say(t, "unheard")
+		if _, err := p.b.Take(context.Background(), "a", []json.RawMessage{p.say(t, "last")}); err != nil {
+			t.Error(err)
 		}
 	})
 }

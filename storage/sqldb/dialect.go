@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/lib/pq"
@@ -82,12 +83,34 @@ func digits(s string) int {
 type list struct{ values any }
 
 // Array makes a query argument of many values, for a place that reads "= ANY($1)".
-func Array[T ~int64 | ~string](values []T) any { return list{values} }
+func Array[T ~int64 | ~string](values []T) any {
+	if reflect.TypeFor[T]().Kind() != reflect.String {
+		return list{values}
+	}
+	texts := make([]string, len(values))
+	for i, v := range values {
+		texts[i] = text(reflect.ValueOf(v))
+	}
+	return list{texts}
+}
+
+// text is a text as both databases can have it. PostgreSQL has none with NUL or with what is not UTF-8, which
+// strangers can put into whatever is looked up or kept; U+FFFD stands for it.
+func text(v reflect.Value) string {
+	return strings.ToValidUTF8(strings.ReplaceAll(v.String(), "\x00", "\ufffd"), "\ufffd")
+}
 
 // arg turns one argument into what the driver takes.
 func (d Dialect) arg(a any) (any, error) {
 	l, ok := a.(list)
 	if !ok {
+		v := reflect.ValueOf(a)
+		if v.Kind() == reflect.Pointer && !v.IsNil() {
+			v = v.Elem()
+		}
+		if v.Kind() == reflect.String {
+			return text(v), nil
+		}
 		return a, nil
 	}
 	if d == Postgres {
