@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -108,7 +109,7 @@ func (a *API) takeEDUs(ctx context.Context, origin id.ServerName, edus []servera
 		result := "accepted"
 		var refused *matrixerr.Error
 		if errors.As(err, &refused) {
-			a.log.InfoContext(ctx, "an EDU was refused", "type", edu.Type, "origin", origin, "reason", err)
+			a.log.InfoContext(ctx, "an EDU was refused", "type", fmt.Sprintf("%.100s", edu.Type), "origin", origin, "reason", err)
 			result, err = "refused", nil
 		}
 		if err != nil {

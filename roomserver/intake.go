@@ -81,7 +81,10 @@ func (s *Server) Take(ctx context.Context, origin id.ServerName, events []json.R
 	out := make([]Taken, len(events))
 	byRoom := make(map[id.RoomID][]int)
 	for i, raw := range events {
-		room := id.RoomID(gjson.GetBytes(raw, "room_id").Str)
+		room, err := id.ParseRoomID(gjson.GetBytes(raw, "room_id").Str)
+		if err != nil {
+			room = "" // which nobody knows; what it is called may be long
+		}
 		byRoom[room] = append(byRoom[room], i)
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -8,8 +9,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -407,6 +411,20 @@ func TestTakeHostile(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// TestTakeLong sends an event of a room with a name of a megabyte, of which the log says little.
+func TestTakeLong(t *testing.T) {
+	var log bytes.Buffer
+	s, err := New(Options{DB: storagetest.Open(t, filepath.Join(t.TempDir(), "parley.db"), nil), Name: "b", KeyID: "ed25519:1",
+		Key: ed25519.NewKeyFromSeed(make([]byte, 32)), DefaultVersion: "12", Log: slog.New(slog.NewTextHandler(&log, nil))})
+	ok(t, err)
+	taken, err := s.Take(context.Background(), "a", []json.RawMessage{fmt.Appendf(nil, `{"room_id":"!%s:a"}`, strings.Repeat("x", 1<<20))})
+	ok(t, err)
+	refused(t, taken[0].Err, matrixerr.NotFound)
+	if n := log.Len(); n == 0 || n > 1000 {
+		t.Errorf("the log has %d bytes", n)
+	}
 }
 
 // TestTakeNoText sends events with characters that no text of a database can have, wherever an event
