@@ -48,6 +48,7 @@ fuzz:
 
 bench:
 	$(GO) run ./test/bench
+	$(GO) test -run '^$$' -bench Members ./internal/pushrules
 	$(GO) test -run '^$$' -bench Resolve -benchtime 1x -timeout 30m ./roomserver
 
 # The binary with its default configuration: two people register and talk.

@@ -47,8 +47,11 @@ type scenario struct {
 var scenarios = []scenario{
 	{"send", (*bench).send},
 	{"fanout", (*bench).fanout},
+	{"crowd", (*bench).crowd},
 	{"idle", (*bench).idle},
 	{"sync", (*bench).sync},
+	{"account", (*bench).account},
+	{"presence", (*bench).presence},
 	{"large", (*bench).large},
 	{"messages", (*bench).messages},
 	{"files", (*bench).files},

@@ -106,75 +106,116 @@ func (b *bench) sendOnce(name, durability, target string, senders, rooms, count 
 // fanout: one sender, many members who each wait in /sync.
 func (b *bench) fanout() error {
 	members, count := b.scale(500), 200
-	g, err := b.ground("fanout")
+	d, err := b.deliver("fanout", members+1, members, count)
 	if err != nil {
 		return err
 	}
-	users, err := g.makeUsers("u", members+1)
+	deliveries := members * count
+	b.row(fmt.Sprintf("one sender, %d members in /sync: deliveries", members), "over 10,000/s, under 0.1 CPU-s for 1,000",
+		"%.0f/s, %.3f CPU-s for 1,000", float64(deliveries)/d.wall.Seconds(), d.used.cpu.Seconds()*1000/float64(deliveries))
+	return nil
+}
+
+// crowd: a room of 10,000, of whom 2,000 wait, beside one of two, of whom one waits.
+func (b *bench) crowd() error {
+	const count = 30
+	few, err := b.deliver("two", 2, 1, count)
 	if err != nil {
 		return err
+	}
+	members, waiting := b.scale(10_000), b.scale(2_000)
+	many, err := b.deliver("crowd", members, waiting, count)
+	if err != nil {
+		return err
+	}
+	b.row(fmt.Sprintf("a message in a room of %d has reached the %d who wait", members, waiting), "under 1 s",
+		"p50 %v, p95 %v", percentile(many.reached, 50), percentile(many.reached, 95))
+	b.row("the sender's request, there and in a room of two", "the same", "p50 %v and %v", percentile(many.sent, 50), percentile(few.sent, 50))
+	return nil
+}
+
+// delivered is what it took to bring messages to those who wait.
+type delivered struct {
+	wall time.Duration
+	used usage
+	// sent is how long the sender's requests took, reached how long it was from their beginning until all had
+	// the message.
+	sent, reached []time.Duration
+}
+
+// deliver makes a room of members, has some of them wait in /sync, and sends messages, the next one when the
+// last has reached all who wait.
+func (b *bench) deliver(name string, members, waiting, count int) (d delivered, err error) {
+	g, err := b.ground(name)
+	if err != nil {
+		return d, err
+	}
+	users, err := g.makeUsers("u", members)
+	if err != nil {
+		return d, err
 	}
 	room, err := g.makeRoom(users)
 	if err != nil {
-		return err
+		return d, err
 	}
 	n, err := b.start(g, "full")
 	if err != nil {
-		return err
+		return d, err
 	}
 	defer n.stop()
-	receivers := make([]*receiver, members)
-	err = each(members, func(i int) error {
+	receivers := make([]*receiver, waiting)
+	err = each(waiting, func(i int) error {
 		c, err := dial(n.address, users[i+1].token)
 		if err != nil {
 			return err
 		}
 		receivers[i] = &receiver{client: c, room: string(room)}
-		_, err = c.sync(&receivers[i].since, 0, "")
+		_, err = c.sync(&receivers[i].since, 0, lazyOne)
 		return err
 	})
 	if err != nil {
-		return err
+		return d, err
 	}
 	sender, err := dial(n.address, users[0].token)
 	if err != nil {
-		return err
+		return d, err
 	}
 	defer sender.close()
 	before, err := n.usage()
 	if err != nil {
-		return err
+		return d, err
 	}
-	arrived := make(chan int, members*4)
+	arrived := make(chan int, waiting*4)
 	var wg sync.WaitGroup
 	for _, r := range receivers {
 		wg.Go(func() { r.run(count, arrived) })
 	}
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200*time.Millisecond + time.Duration(waiting)*time.Millisecond/2)
 	begin := time.Now()
-	// The next message goes when the last has reached everybody.
 	counts := make([]int, count)
 	for m := range count {
+		start := time.Now()
 		if _, err := sender.do("PUT", sendPath(room, strconv.Itoa(m)), []byte(`{"msgtype":"m.text","body":"`+strconv.Itoa(m)+`"}`)); err != nil {
-			return err
+			return d, err
 		}
+		d.sent = append(d.sent, time.Since(start))
 		timeout := time.After(20 * time.Second)
-		for counts[m] < members {
+		for counts[m] < waiting {
 			select {
 			case k := <-arrived:
 				if k >= 0 && k < count {
 					counts[k]++
 				}
 			case <-timeout:
-				b.wrong("message %d reached %d of %d members", m, counts[m], members)
-				counts[m] = members
+				b.wrong("message %d reached %d of %d members", m, counts[m], waiting)
+				counts[m] = waiting
 			}
 		}
+		d.reached = append(d.reached, time.Since(start))
 	}
-	wall := time.Since(begin)
-	used, err := n.since(before)
-	if err != nil {
-		return err
+	d.wall = time.Since(begin)
+	if d.used, err = n.since(before); err != nil {
+		return d, err
 	}
 	for _, r := range receivers {
 		r.client.close()
@@ -188,11 +229,11 @@ func (b *bench) fanout() error {
 	if doubled+disordered > 0 {
 		b.wrong("%d deliveries were doubled, %d out of order", doubled, disordered)
 	}
-	deliveries := members * count
-	b.row(fmt.Sprintf("one sender, %d members in /sync: deliveries", members), "over 10,000/s, under 0.1 CPU-s for 1,000",
-		"%.0f/s, %.3f CPU-s for 1,000", float64(deliveries)/wall.Seconds(), used.cpu.Seconds()*1000/float64(deliveries))
-	return nil
+	return d, nil
 }
+
+// lazyOne is a filter by which an initial sync of a large room is small.
+const lazyOne = `%7B%22room%22%3A%7B%22state%22%3A%7B%22lazy_load_members%22%3Atrue%7D%2C%22timeline%22%3A%7B%22limit%22%3A1%7D%7D%7D`
 
 // receiver reads one room by long polls.
 type receiver struct {
