@@ -702,12 +702,13 @@ func TestInvalidRemoteKeys(t *testing.T) {
 		query(t, f, alice, bob)
 		good := string(newSigner(t, bob, "B").deviceKeys(t))
 		for name, keys := range map[string]string{
-			"another user's":  strings.ReplaceAll(good, "@bob:", "@eve:"),
-			"wrong signature": strings.Replace(good, `["a"]`, `["b"]`, 1),
-			"wrong key ID":    `{"user_id":"@bob:y.org","device_id":"B","algorithms":[],"keys":{"a:C":"k"}}`,
-			"too large":       `{"user_id":"@bob:y.org","device_id":"B","algorithms":[],"keys":{"a:B":"` + strings.Repeat("k", 70_000) + `"}}`,
-			"no keys":         `{"user_id":"@bob:y.org","device_id":"B"}`,
-			"no object":       `7`,
+			"another user's":   strings.ReplaceAll(good, "@bob:", "@eve:"),
+			"another device's": string(newSigner(t, bob, "C").deviceKeys(t)),
+			"wrong signature":  strings.Replace(good, `["a"]`, `["b"]`, 1),
+			"wrong key ID":     `{"user_id":"@bob:y.org","device_id":"B","algorithms":[],"keys":{"a:C":"k"}}`,
+			"too large":        `{"user_id":"@bob:y.org","device_id":"B","algorithms":[],"keys":{"a:B":"` + strings.Repeat("k", 70_000) + `"}}`,
+			"no keys":          `{"user_id":"@bob:y.org","device_id":"B"}`,
+			"no object":        `7`,
 		} {
 			before := must[id.Pos](t)(storage.Get(t.Context(), f.db, (*storage.Tx).GetPos))
 			if err := f.ReceiveEDU(t.Context(), "y.org", edu("m.device_list_update", `{"user_id":%q,"device_id":"B","stream_id":2,"prev_id":[1],"keys":%s}`,
