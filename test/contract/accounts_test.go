@@ -157,7 +157,7 @@ func addresses(s *scene) {
 	asked := s.ok("requestTokenTo3PIDEmail", alice, email("alice@example.com"))
 	proof := object{"client_secret": "secret", "sid": asked.Get("sid").Str}
 	first := s.refused("add3PID", alice, 401, "", proof)
-	s.confirm("alice@example.com")
+	s.post.Confirm(s.t, s.server.URL, "alice@example.com")
 	proof["auth"] = alice.UIA(session(first))
 	s.ok("add3PID", alice, proof)
 	s.refused("requestTokenTo3PIDEmail", alice, 400, "M_THREEPID_IN_USE", email("alice@example.com"))
@@ -165,7 +165,7 @@ func addresses(s *scene) {
 
 	asked = s.ok("requestTokenTo3PIDEmail", alice, email("alice@example.org"))
 	s.refused("post3PIDs", alice, 403, "M_THREEPID_AUTH_FAILED", object{"three_pid_creds": object{"client_secret": "secret", "sid": "nothing"}})
-	s.confirm("alice@example.org")
+	s.post.Confirm(s.t, s.server.URL, "alice@example.org")
 	s.ok("post3PIDs", alice, object{"three_pid_creds": object{"client_secret": "secret", "sid": asked.Get("sid").Str}})
 	for _, id := range []string{"unbind3pidFromAccount", "delete3pidFromAccount"} {
 		bind := object{"client_secret": "secret", "sid": "of the identity server", "id_server": s.identity.name, "id_access_token": "token"}
@@ -198,7 +198,7 @@ func addresses(s *scene) {
 
 	s.refused("requestTokenToResetPasswordEmail", nil, 400, "M_THREEPID_NOT_FOUND", email("nobody@example.com"))
 	asked = s.ok("requestTokenToResetPasswordEmail", nil, email("alice@example.com"))
-	s.confirm("alice@example.com")
+	s.post.Confirm(s.t, s.server.URL, "alice@example.com")
 	first = s.refused("changePassword", nil, 401, "", object{"new_password": "a third password"})
 	s.ok("changePassword", nil, object{"new_password": "a third password", "auth": object{
 		"type": "m.login.email.identity", "session": session(first),

@@ -95,7 +95,7 @@ func TestClientServer(t *testing.T) {
 		s.post = mailtest.Open(t)
 		network := harness.NewNetwork(t)
 		s.identity = newIdentityServer(t, network)
-		s.server = network.ParleyConfigured(t, db, settings+mailSettings(s.post))
+		s.server = network.ParleyConfigured(t, db, settings+s.post.Settings())
 		s.root = s.administrator()
 		for _, story := range []func(*scene){
 			tokens, closed, invited,

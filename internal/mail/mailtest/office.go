@@ -4,8 +4,14 @@ package mailtest
 
 import (
 	"errors"
+	"fmt"
+	"html"
 	"io"
+	"mime/quotedprintable"
 	"net"
+	"net/http"
+	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +56,40 @@ func (o *Office) Take(address string) []string {
 	mails := o.mails[address]
 	delete(o.mails, address)
 	return mails
+}
+
+// Settings have a node send its mail here, with links to https://matrix.example.org, which must be its
+// well_known.client_base_url.
+func (o *Office) Settings() string {
+	return fmt.Sprintf("email:\n  host: 127.0.0.1\n  port: %d\n  encryption: none\n  from: noreply@example.org\n", o.Port)
+}
+
+var mailedLink = regexp.MustCompile(`https://matrix\.example\.org/[^\s"<]+`)
+
+// Confirm follows the link of the last mail to an address, as its owner does; server is where the node with the
+// Settings is in truth.
+func (o *Office) Confirm(t testing.TB, server, address string) {
+	t.Helper()
+	mails := o.Take(address)
+	if len(mails) == 0 {
+		t.Fatalf("no mail to %s", address)
+	}
+	text, err := io.ReadAll(quotedprintable.NewReader(strings.NewReader(mails[len(mails)-1])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := url.Parse(html.UnescapeString(mailedLink.FindString(string(text))))
+	if err != nil || link.Path == "" {
+		t.Fatalf("no link in the mail to %s: %s", address, text)
+	}
+	resp, err := http.Post(server+link.RequestURI(), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("the link of a mail: %s", resp.Status)
+	}
 }
 
 // NewSession begins to take a mail. It is part of [smtp.Backend].
