@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"parley/internal/id"
 )
@@ -41,6 +42,7 @@ func (c *Config) Check() error {
 	if !slices.Contains(RoomVersions(), c.Rooms.DefaultVersion) {
 		k.add("rooms.default_version", "there is no room version %q; the versions are 1 to 12", c.Rooms.DefaultVersion)
 	}
+	c.checkRetention(k)
 	c.checkFederation(k)
 	c.checkEmail(k)
 	c.checkTURN(k)
@@ -381,6 +383,26 @@ func (c *Config) checkMedia(k *checker) {
 	}
 	if m.S3.AccessKey == "" || secret == "" {
 		k.add("media.s3.endpoint", "needs media.s3.access_key, and media.s3.secret_key or media.s3.secret_key_file")
+	}
+}
+
+func (c *Config) checkRetention(k *checker) {
+	r := &c.Retention
+	for _, d := range []struct {
+		key string
+		of  time.Duration
+	}{
+		{"default_lifetime", r.DefaultLifetime}, {"min_lifetime", r.MinLifetime}, {"max_lifetime", r.MaxLifetime},
+	} {
+		if d.of < 0 {
+			k.add("retention."+d.key, "must not be negative")
+		}
+	}
+	if r.MaxLifetime > 0 && r.MaxLifetime < r.MinLifetime {
+		k.add("retention.max_lifetime", "must not be less than retention.min_lifetime")
+	}
+	if r.Interval <= 0 {
+		k.add("retention.interval", "must be more than 0")
 	}
 }
 

@@ -41,6 +41,8 @@ type Config struct {
 	Limits Limits `yaml:"limits"`
 	// How rooms are made and found.
 	Rooms Rooms `yaml:"rooms"`
+	// For how long messages are kept, where it is not for ever.
+	Retention Retention `yaml:"retention"`
 	// How this node deals with other servers.
 	Federation Federation `yaml:"federation"`
 	// Which networks this node connects to when a stranger names the address: other
@@ -261,6 +263,21 @@ type Rooms struct {
 	FederateDirectory bool `yaml:"federate_directory"`
 }
 
+// Retention is for how long messages are kept, which are all events but those that make up the state of
+// a room. Members of a room can say so, in its m.room.retention (MSC1763).
+type Retention struct {
+	// Whether messages leave at all. What has left is gone for good, and nobody is asked for it again.
+	Enabled bool `yaml:"enabled"`
+	// For how long messages are kept in rooms that don't say, such as 8760h; 0 for ever.
+	DefaultLifetime time.Duration `yaml:"default_lifetime"`
+	// The shortest time for which messages are kept, whatever a room says.
+	MinLifetime time.Duration `yaml:"min_lifetime"`
+	// The longest time for which messages are kept, in any room; 0 for no limit.
+	MaxLifetime time.Duration `yaml:"max_lifetime"`
+	// How often messages are taken away whose time is up. Nobody is shown them in between.
+	Interval time.Duration `yaml:"interval"`
+}
+
 // Federation is how a node deals with other servers.
 type Federation struct {
 	// Whether this node talks to other servers at all.
@@ -419,6 +436,7 @@ func Default() *Config {
 			Publish:           PublishEveryone,
 			FederateDirectory: true,
 		},
+		Retention: Retention{MinLifetime: 24 * time.Hour, Interval: time.Hour},
 		Federation: Federation{
 			Enabled:   true,
 			VerifyTLS: true,

@@ -469,7 +469,7 @@ func (s *Server) applyRedaction(w *work, e *event) error {
 	if missing {
 		return w.tx.InsertEarlyRedaction(w.room.NID, redactsOf(w.room.Version, e), e.NID)
 	}
-	if target.Room != w.room.NID || target.RedactedBy != 0 {
+	if target.Room != w.room.NID || target.RedactedBy != 0 || target.Expired {
 		return nil
 	}
 	victim, err := parseEvent(w.room.Version, target)

@@ -58,7 +58,7 @@ func (s *Server) Render(tx *storage.Tx, view *View, room *storage.Room, events [
 		if r.WithRoomID {
 			roomID = room.ID
 		}
-		if by, ok := others[e.RedactedBy]; ok {
+		if by, ok := others[e.RedactedBy]; ok && !by.Expired {
 			u.RedactedBecause = clientevent.Append(nil, by.JSON, by.ID, roomID,
 				&clientevent.Unsigned{Age: max(0, now-gjson.GetBytes(by.JSON, "origin_server_ts").Int())})
 		}
@@ -106,6 +106,9 @@ func (s *Server) bundles(tx *storage.Tx, view *View, room *storage.Room, events 
 	}
 	relations, err := tx.ListRelationsOf(room.NID, targets)
 	if err != nil || len(relations) == 0 {
+		return nil, err
+	}
+	if relations, err = s.withoutDue(tx, room, relations); err != nil {
 		return nil, err
 	}
 	byTarget := make(map[id.EventID][]storage.Relation)

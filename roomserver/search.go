@@ -151,7 +151,7 @@ func takeIntoSearch(tx *storage.Tx, to id.Pos) error {
 func searchable(e *storage.Event) (*storage.Searchable, bool) {
 	f := gjson.GetManyBytes(e.JSON, "type", "origin_server_ts")
 	key := searchKeys[f[0].Str]
-	if key == "" || e.RedactedBy != 0 || e.Status != storage.Accepted {
+	if key == "" || e.RedactedBy != 0 || e.Status != storage.Accepted || e.Expired {
 		return nil, false
 	}
 	text := words(gjson.GetBytes(e.JSON, key).Str)

@@ -194,6 +194,9 @@ func (s *Server) checkRedaction(w *work, r *RedactRequest) error {
 		if target.Room != w.room.NID {
 			return elsewhere
 		}
+		missing = target.Expired
+	}
+	if !missing {
 		victim, err := parseEvent(w.room.Version, target)
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -32,6 +33,8 @@ type Options struct {
 	Remote Remote
 	// Identity asks identity servers; nil where this node talks to none.
 	Identity IdentityServers
+	// Retention is for how long messages are kept.
+	Retention Retention
 	// StateCacheBytes bounds the memory for nodes of state trees; 0 means a good default.
 	StateCacheBytes int64
 }
@@ -60,6 +63,8 @@ type Server struct {
 	entering       *roomLocks // of rooms that our users are about to be let into
 	filling        *roomLocks // of rooms whose history is asked for
 	partial        *partialRooms
+	retention      Retention
+	expired        atomic.Int64 // messages
 }
 
 // New makes a room server that is ready to use.
@@ -69,6 +74,9 @@ func New(o Options) (*Server, error) {
 	}
 	if !gomatrixserverlib.StableRoomVersion(gomatrixserverlib.RoomVersion(o.DefaultVersion)) {
 		return nil, fmt.Errorf("room server: default room version %q is not a stable version", o.DefaultVersion)
+	}
+	if o.Retention.Enabled && o.Retention.Interval <= 0 {
+		return nil, errors.New("room server: the interval of retention must be above 0")
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
@@ -101,7 +109,7 @@ func New(o Options) (*Server, error) {
 		clock: o.Clock, log: o.Log,
 		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
 		acls: acls, remote: o.Remote, identity: o.Identity, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(), filling: newRoomLocks(),
-		partial: newPartialRooms(),
+		partial: newPartialRooms(), retention: o.Retention,
 	}, nil
 }
 

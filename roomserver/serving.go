@@ -42,6 +42,8 @@ type serving struct {
 	users []id.UserID
 	joins []*event // see arrivals
 	memo  map[int64]bool
+	// horizon is up to when messages are due.
+	horizon int64
 }
 
 // serve prepares to serve a room to a server that is in it.
@@ -57,7 +59,17 @@ func (s *Server) serve(tx *storage.Tx, origin id.ServerName, room id.RoomID) (*s
 	if !there {
 		return nil, errNotThere
 	}
-	return &serving{s: s, tx: tx, room: r, server: origin, memo: make(map[int64]bool)}, nil
+	horizon, err := s.Horizon(tx, &r)
+	if err != nil {
+		return nil, err
+	}
+	return &serving{s: s, tx: tx, room: r, server: origin, memo: make(map[int64]bool), horizon: horizon}, nil
+}
+
+// gone says whether an event is a message whose time is up: it is given to nobody, but has its place in the
+// DAG. One that none follows is given, without its content, as others follow it with theirs.
+func (v *serving) gone(e *event) bool {
+	return Due(&e.Event, v.horizon) && !isExtremity(&v.room, e.NID)
 }
 
 // event is an event of the room that has, or had, a place in its DAG.
@@ -187,7 +199,7 @@ func (v *serving) text(e *event) (json.RawMessage, error) {
 	if err == nil && !seen {
 		seen, err = v.wasGiven(e)
 	}
-	if err != nil || seen {
+	if err != nil || seen && !Due(&e.Event, v.horizon) {
 		return e.PDU.JSON(), err
 	}
 	rules, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(v.room.Version))
@@ -236,6 +248,9 @@ func (s *Server) ServeEvent(ctx context.Context, origin id.ServerName, event id.
 		e, err := parseEvent(room.Version, row)
 		if err != nil {
 			return nil, err
+		}
+		if v.gone(e) {
+			return nil, errNotServed
 		}
 		if row.Status == storage.Outlier {
 			return e.PDU.JSON(), nil
@@ -355,6 +370,9 @@ func (s *Server) ServeHistory(ctx context.Context, origin id.ServerName, room id
 			if err != nil || e == nil {
 				return err
 			}
+			if v.gone(e) {
+				continue
+			}
 			text, err := v.text(e)
 			if err != nil {
 				return err
@@ -404,7 +422,9 @@ func (s *Server) ServeMissing(ctx context.Context, origin id.ServerName, room id
 			if e == nil {
 				break
 			}
-			events = append(events, e)
+			if !v.gone(e) {
+				events = append(events, e)
+			}
 		}
 		slices.Reverse(events)
 		for _, e := range events {
@@ -500,7 +520,7 @@ func (s *Server) ServeNearest(ctx context.Context, origin id.ServerName, room id
 				}
 				if seen, err := v.visible(e); err != nil {
 					return nil, err
-				} else if seen {
+				} else if seen && !Due(&row.Event, v.horizon) {
 					return &serverapi.NearestEvent{Event: row.ID, OriginTS: gjson.GetBytes(row.JSON, "origin_server_ts").Int()}, nil
 				}
 			}

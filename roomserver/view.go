@@ -28,6 +28,8 @@ type View struct {
 	// before it, the user was a member after.
 	lastJoined storage.Ord
 	memo       map[int64]visibility
+	// horizon is up to when messages are due; nil until it is asked for.
+	horizon *int64
 }
 
 // visibility is what decides, at one state of the room, whether an event is shown.
@@ -182,6 +184,9 @@ func (v *View) MembershipAt(e *storage.Event) (string, error) {
 func (v *View) Visible(e *storage.TimelineEvent) (bool, error) {
 	if e.Status != storage.Accepted {
 		return false, nil
+	}
+	if due, err := v.Due(&e.Event); err != nil || due {
+		return false, err
 	}
 	after, err := v.at(e.Root)
 	if err != nil {

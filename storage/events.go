@@ -42,27 +42,35 @@ type Event struct {
 	// DeviceNID and TxnID say which local client sent it, and under what transaction ID.
 	DeviceNID int64
 	TxnID     string
+	// Expired says that its text has left: JSON is what holds the DAG together, and no more.
+	Expired bool
 	// JSON is the event as it was signed, in canonical form.
 	JSON []byte
 }
 
-const eventColumns = `nid, event_id, room_nid, root, replaces, status, redacted_by, device_nid, txn_id, json`
+const eventColumns = `nid, event_id, room_nid, root, replaces, status, redacted_by, device_nid, txn_id, kind, json`
 
 func scanEvent(row sqldb.Scanner) (e Event, err error) {
 	var replaces, redactedBy, device sql.NullInt64
 	var txn sql.NullString
-	err = row.Scan(&e.NID, &e.ID, &e.Room, &e.Root, &replaces, &e.Status, &redactedBy, &device, &txn, &e.JSON)
+	var kind eventKind
+	err = row.Scan(&e.NID, &e.ID, &e.Room, &e.Root, &replaces, &e.Status, &redactedBy, &device, &txn, &kind, &e.JSON)
 	e.Replaces, e.RedactedBy = EventNID(replaces.Int64), EventNID(redactedBy.Int64)
-	e.DeviceNID, e.TxnID = device.Int64, txn.String
+	e.DeviceNID, e.TxnID, e.Expired = device.Int64, txn.String, kind == expiredKind
 	return e, err
 }
 
 // InsertEvent adds an event and sets its number.
 func (tx *Tx) InsertEvent(e *Event) error {
-	return tx.QueryRow(`INSERT INTO events (event_id, room_nid, root, replaces, status, redacted_by, device_nid, txn_id, json, ts)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING nid`,
+	f := gjson.GetManyBytes(e.JSON, "origin_server_ts", "state_key")
+	kind := messageKind
+	if f[1].Exists() {
+		kind = stateKind
+	}
+	return tx.QueryRow(`INSERT INTO events (event_id, room_nid, root, replaces, status, redacted_by, device_nid, txn_id, kind, json, ts)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING nid`,
 		[]any{e.ID, e.Room, e.Root, nullable(e.Replaces), e.Status, nullable(e.RedactedBy),
-			nullable(e.DeviceNID), nullable(e.TxnID), string(e.JSON), gjson.GetBytes(e.JSON, "origin_server_ts").Int()}, &e.NID)
+			nullable(e.DeviceNID), nullable(e.TxnID), kind, string(e.JSON), f[0].Int()}, &e.NID)
 }
 
 // UpdateEventPlace writes where an event stands: the state after it, what it replaced, its status.

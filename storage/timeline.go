@@ -22,7 +22,7 @@ type TimelineEvent struct {
 	Event
 }
 
-const timelineColumns = `t.ord, t.root, EXISTS (SELECT 1 FROM missing_events m WHERE m.wanted_by = e.nid), e.nid, e.event_id, e.room_nid, e.root, e.replaces, e.status, e.redacted_by, e.device_nid, e.txn_id, e.json`
+const timelineColumns = `t.ord, t.root, EXISTS (SELECT 1 FROM missing_events m WHERE m.wanted_by = e.nid), e.nid, e.event_id, e.room_nid, e.root, e.replaces, e.status, e.redacted_by, e.device_nid, e.txn_id, e.kind, e.json`
 
 // prefixed scans some columns before the rest of a row.
 type prefixed struct {
@@ -110,7 +110,7 @@ func (tx *Tx) GetFirstOrd(room RoomNID) (ord Ord, ok bool, err error) {
 // they were sent: those at ts and before it, the latest first, or those at ts and after it, the
 // earliest first. skip leaves out as many of them.
 func (tx *Tx) ListNearest(room RoomNID, ts int64, before bool, skip, limit int) ([]TimelineEvent, error) {
-	const query = `SELECT ` + timelineColumns + ` FROM events e JOIN timeline t ON t.event_nid = e.nid WHERE e.room_nid = $1 `
+	const query = `SELECT ` + timelineColumns + ` FROM events e JOIN timeline t ON t.event_nid = e.nid WHERE e.room_nid = $1 AND e.kind < 2 `
 	if before {
 		return sqldb.List(tx.Tx, scanTimelineEvent, query+`AND e.ts <= $2 ORDER BY e.ts DESC, t.ord DESC LIMIT $3 OFFSET $4`, room, ts, limit, skip)
 	}

@@ -155,7 +155,7 @@ func (q *quickAnswer) room(ctx context.Context, r *quickRoom) (told, ok bool, er
 			return false, false, err
 		}
 		defer t.mu.Unlock()
-		if !covers || t.partial {
+		if !covers || t.partial || t.fleeting {
 			return false, false, nil
 		}
 	}

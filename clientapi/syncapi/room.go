@@ -290,6 +290,9 @@ func (b *builder) wants(c *roomChange, view *roomserver.View, e *storage.Timelin
 			return false, nil
 		}
 	}
+	if due, err := view.Due(&e.Event); err != nil || due {
+		return false, err
+	}
 	if e.NID == c.m.Event {
 		return true, nil // what made the user what they are, they may know
 	}

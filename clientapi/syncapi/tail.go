@@ -41,6 +41,8 @@ type tail struct {
 	nid  storage.RoomNID
 	// partial says that it is not known yet who is in the room.
 	partial bool
+	// fleeting says that the room does not keep its messages for ever.
+	fleeting bool
 	// from and to bound it: it has all events, and all receipts but private ones, with
 	// from < position <= to.
 	from, to id.Pos
@@ -116,10 +118,14 @@ func (ts *tails) extend(ctx context.Context, t *tail, room id.RoomID) error {
 		if err != nil {
 			return err
 		}
-		if t.partial && r.Partial == 0 {
-			t.read, t.members = false, nil // what was told of it has been judged again
+		horizon, err := ts.rooms.Horizon(tx, &r)
+		if err != nil {
+			return err
 		}
-		t.partial = r.Partial != 0
+		if t.partial && r.Partial == 0 || t.fleeting && horizon == 0 {
+			t.read, t.members = false, nil // what was told of it has been judged again, or may have left
+		}
+		t.partial, t.fleeting = r.Partial != 0, horizon != 0
 		if !t.read {
 			t.nid, t.to = r.NID, 0
 		}

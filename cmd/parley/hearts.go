@@ -78,6 +78,10 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 		Key:            keys[0].Key,
 		DefaultVersion: cfg.Rooms.DefaultVersion,
 		Log:            log.With(packageKey, "roomserver"),
+		Retention: roomserver.Retention{
+			Enabled: cfg.Retention.Enabled, Default: cfg.Retention.DefaultLifetime,
+			Min: cfg.Retention.MinLifetime, Max: cfg.Retention.MaxLifetime, Interval: cfg.Retention.Interval,
+		},
 	}
 	if servers != nil {
 		ro.Remote, ro.Identity = servers, servers

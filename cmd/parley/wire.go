@@ -38,7 +38,9 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "parley_storage_transactions_total",
 			Help: "Write transactions, each with one sync of the disk."}, func() float64 { return float64(h.db.Stats().Groups) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "parley_storage_writes_total",
-			Help: "Writes that shared those transactions."}, func() float64 { return float64(h.db.Stats().Functions) }))
+			Help: "Writes that shared those transactions."}, func() float64 { return float64(h.db.Stats().Functions) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "parley_retention_expired_total",
+			Help: "Messages that left because their time was up."}, func() float64 { return float64(h.rooms.Expired()) }))
 	faces, servers, err := newFaces(cfg, h, hub, log, metrics)
 	if err != nil {
 		return err
@@ -83,6 +85,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func(n
 	defer background.Wait()
 	background.Go(func() { h.rooms.KeepSearch(ctx) })
 	background.Go(func() { h.rooms.CompleteJoins(ctx) })
+	background.Go(func() { h.rooms.ExpireMessages(ctx) })
 	for range parts {
 		err = errors.Join(err, <-ended)
 		cancel() // one that cannot listen ends the others

@@ -320,7 +320,7 @@ func (b *batch) eventPart(o *storage.Outgoing) (p part) {
 	}
 	for _, nid := range nids {
 		e, ok := b.events[nid]
-		if !ok || e.Status != storage.Accepted || id.UserID(gjson.GetBytes(e.JSON, "sender").Str).Server() == b.server {
+		if !ok || e.Status != storage.Accepted || e.Expired || id.UserID(gjson.GetBytes(e.JSON, "sender").Str).Server() == b.server {
 			continue
 		}
 		p.pdus = append(p.pdus, e.JSON)

@@ -33,6 +33,7 @@ func (m marks) raise(thread string, ord storage.Ord) (moved bool) {
 type item struct {
 	ord       storage.Ord
 	event     storage.EventNID
+	ts        int64 // of a message, when it says that it was sent
 	thread    string
 	highlight bool
 }
@@ -76,6 +77,11 @@ func (l *list) add(i item) {
 
 func (l *list) remove(event storage.EventNID) {
 	l.items = slices.DeleteFunc(l.items, func(i item) bool { return i.event == event })
+}
+
+// expire removes the messages that are due by a room's horizon.
+func (l *list) expire(horizon int64) {
+	l.items = slices.DeleteFunc(l.items, func(i item) bool { return i.ts != 0 && i.ts <= horizon })
 }
 
 func (l *list) counts() Counts {

@@ -23,6 +23,8 @@ type tail struct {
 	// from and to bound it: it has all events with from < ord <= to, or none of them yet.
 	from, to storage.Ord
 	rows     []tailRow
+	// fleeting says that the room does not keep its messages for ever.
+	fleeting bool
 }
 
 // tailRow is an event as far as counting asks for it.
@@ -51,7 +53,7 @@ func (c *Counter) Now(ctx context.Context, user id.UserID, room id.RoomID, since
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer c.lists.weigh(l)
-	if !l.counted || l.seen < since || l.at < t.from && l.seen < id.Pos(t.from) {
+	if t.fleeting || !l.counted || l.seen < since || l.at < t.from && l.seen < id.Pos(t.from) {
 		return Counts{}, false, nil
 	}
 	rules := unchanged
@@ -84,7 +86,7 @@ func (c *Counter) Now(ctx context.Context, user id.UserID, room id.RoomID, since
 		actions := rules.evaluator.Evaluate(row.rules, r.member)
 		row.mu.Unlock()
 		if actions.Notify {
-			l.add(item{ord: row.ord, event: row.nid, thread: row.thread, highlight: actions.Highlight})
+			l.add(item{ord: row.ord, event: row.nid, ts: row.ts, thread: row.thread, highlight: actions.Highlight})
 		}
 	}
 	l.seen = max(l.seen, at)
@@ -130,6 +132,11 @@ func (c *Counter) extend(tx *storage.Tx, t *tail, id id.RoomID) error {
 		t.rows, t.from = nil, rows[tailRows-1].Ord-1
 	}
 	r := &reader{c: c, tx: tx, room: &room}
+	horizon, err := r.due()
+	if err != nil {
+		return err
+	}
+	t.fleeting = horizon != 0
 	for i := len(rows) - 1; i >= 0; i-- {
 		e, err := r.event(&rows[i])
 		if err != nil {

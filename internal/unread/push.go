@@ -151,6 +151,11 @@ func (c *Counter) countTotal(tx *storage.Tx, user id.UserID, t *total) error {
 			return err
 		}
 	}
+	if complete {
+		if err := c.touchFleeting(tx, t, touched); err != nil {
+			return err
+		}
+	}
 	if !complete {
 		t.rooms = make(map[storage.RoomNID]int)
 		list, err := tx.ListMemberships(user)
@@ -186,6 +191,25 @@ func (c *Counter) countTotal(tx *storage.Tx, user id.UserID, t *total) error {
 		}
 	}
 	t.at, t.version, t.counted = max(t.at, pos), rules.version, true
+	return nil
+}
+
+// touchFleeting adds the rooms whose messages may have become due since they were counted.
+func (c *Counter) touchFleeting(tx *storage.Tx, t *total, touched map[storage.RoomNID]bool) error {
+	if !c.rooms.HasRetention() {
+		return nil
+	}
+	for nid := range t.rooms {
+		room, err := tx.GetRoomByNID(nid)
+		if err != nil {
+			return err
+		}
+		horizon, err := c.rooms.Horizon(tx, &room)
+		if err != nil {
+			return err
+		}
+		touched[nid] = touched[nid] || horizon != 0
+	}
 	return nil
 }
 

@@ -26,6 +26,8 @@ type reader struct {
 	named   bool
 	viewing *roomserver.View
 	powers  *roomserver.Powers
+	// horizon is up to when the room's messages are due; nil until it is asked for.
+	horizon *int64
 }
 
 // update brings a list up to the snapshot. One that was there already stays as it is.
@@ -181,11 +183,14 @@ func (r *reader) notification(read marks, row *storage.TimelineEvent, e *event) 
 	if err != nil || actions == nil || !actions.Notify {
 		return nil, err
 	}
-	return &item{ord: row.Ord, event: row.NID, thread: e.thread, highlight: actions.Highlight}, nil
+	return &item{ord: row.Ord, event: row.NID, ts: e.ts, thread: e.thread, highlight: actions.Highlight}, nil
 }
 
 // actions are what is to be done about an event; nil for one that the user doesn't see.
 func (r *reader) actions(row *storage.TimelineEvent, e *event) (*pushrules.Actions, error) {
+	if horizon, err := r.due(); err != nil || roomserver.Due(&row.Event, horizon) {
+		return nil, err
+	}
 	if _, ok := r.rules.ignored[e.sender]; ok || e.rules == nil || row.Status != storage.Accepted || row.RedactedBy != 0 {
 		return nil, nil
 	}
@@ -207,6 +212,18 @@ func (r *reader) actions(row *storage.TimelineEvent, e *event) (*pushrules.Actio
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return r.rules.evaluator.Evaluate(e.rules, r.member), nil
+}
+
+// due is up to when messages are shown to nobody any more, 0 where they stay.
+func (r *reader) due() (int64, error) {
+	if r.horizon == nil {
+		horizon, err := r.c.rooms.Horizon(r.tx, r.room)
+		if err != nil {
+			return 0, err
+		}
+		r.horizon = &horizon
+	}
+	return *r.horizon, nil
 }
 
 // view is what the user may see of the room.
@@ -239,6 +256,8 @@ func (r *reader) name() error {
 type event struct {
 	sender id.UserID
 	state  bool
+	// ts is when a message says that it was sent; 0 for an event of the state.
+	ts int64
 	// member is whose membership it changes, "" where it changes none.
 	member id.UserID
 	// thread is the thread's root, or mainThread.
@@ -258,8 +277,11 @@ func (r *reader) event(row *storage.TimelineEvent) (*event, error) {
 			return e, nil
 		}
 	}
-	f := gjson.GetManyBytes(row.JSON, "sender", "type", "state_key", `content.m\.relates_to`, "redacts", "content.redacts")
+	f := gjson.GetManyBytes(row.JSON, "sender", "type", "state_key", `content.m\.relates_to`, "redacts", "content.redacts", "origin_server_ts")
 	e := &event{sender: id.UserID(f[0].Str), state: f[2].Exists(), thread: mainThread}
+	if !e.state {
+		e.ts = f[6].Int()
+	}
 	switch {
 	case e.state && f[1].Str == "m.room.member":
 		e.member = id.UserID(f[2].Str)
@@ -274,7 +296,7 @@ func (r *reader) event(row *storage.TimelineEvent) (*event, error) {
 		}
 	}
 	if f[1].Str == "m.room.redaction" && !e.state {
-		for _, redacts := range f[4:] {
+		for _, redacts := range f[4:6] {
 			if err := r.setRedacts(e, row.NID, id.EventID(redacts.Str)); err != nil {
 				return nil, err
 			}

@@ -102,10 +102,16 @@ func (c *Counter) withList(tx *storage.Tx, user id.UserID, room *storage.Room, f
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer c.lists.weigh(l)
-	if err := r.update(l); err != nil {
+	err = r.update(l)
+	var horizon int64
+	if err == nil {
+		horizon, err = r.due()
+	}
+	if err != nil {
 		l.counted = false
 		return fmt.Errorf("count what %s has not read in %s: %w", user, room.ID, err)
 	}
+	l.expire(horizon)
 	fn(l)
 	return nil
 }

@@ -1,0 +1,40 @@
+package operator
+
+import (
+	"testing"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
+
+	"parley/test/harness"
+)
+
+// TestRetention: messages leave a room that wants it so, and no other; the room goes on, also after a restart.
+func TestRetention(t *testing.T) {
+	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
+		srv := harness.StartConfigured(t, db, "registration:\n  allow: anyone\nrate_limits:\n  enabled: false\n"+
+			"retention:\n  enabled: true\n  min_lifetime: 0s\n  interval: 200ms\n")
+		alice, bob := srv.Register(t, "alice"), srv.Register(t, "bob")
+		kept, fleeting := alice.NewRoomWith(bob), alice.NewRoomWith(bob)
+		alice.SetState(fleeting, event.NewEventType("m.room.retention"), "", map[string]any{"max_lifetime": 1})
+		stays := alice.Say(kept, "apple")
+		for range 3 {
+			goes := alice.Say(fleeting, "pear")
+			eventually(t, "the message leaves", func() bool {
+				return bob.Do("GET", harness.Path("v3", "rooms", string(fleeting), "event", string(goes)), nil).Status == 404
+			})
+		}
+		srv.Stop()
+		srv.Run()
+		alice, bob = alice.In(t), bob.In(t)
+		alice.Say(kept, "plum")
+		for _, e := range bob.Page(fleeting, "", mautrix.DirectionBackward, 20) {
+			if e.StateKey == nil {
+				t.Errorf("%s is still there", e.ID)
+			}
+		}
+		if got := bob.Event(kept, stays); got.Content.Raw["body"] != "apple" {
+			t.Errorf("what was to stay is %v", got.Content.Raw)
+		}
+	})
+}
