@@ -24,6 +24,15 @@ type Reader struct {
 // Render gives events the form that a client is shown, in their order. view may be nil for
 // events whose reader's membership is not told, such as state.
 func (s *Server) Render(tx *storage.Tx, view *View, room *storage.Room, events []storage.Event, r Reader) ([]json.RawMessage, error) {
+	var err error
+	if view != nil {
+		events, err = view.AsShown(events)
+	} else {
+		events, err = s.withoutFormer(tx, events)
+	}
+	if err != nil {
+		return nil, err
+	}
 	others, err := s.renderContext(tx, events)
 	if err != nil {
 		return nil, err

@@ -348,6 +348,9 @@ func (f *finding) add(hit *storage.SearchHit, seen map[string]bool) error {
 	if err != nil || !visible {
 		return err
 	}
+	if erased, err := v.erased([]storage.Event{hit.Event}); err != nil || erased[hit.NID] {
+		return err
+	}
 	fields := gjson.GetManyBytes(hit.JSON, "type", "sender")
 	for _, word := range words(gjson.GetBytes(hit.JSON, searchKeys[fields[0].Str]).Str) {
 		if !seen[word] && slices.ContainsFunc(f.words, func(w string) bool { return strings.HasPrefix(word, w) }) {

@@ -44,6 +44,8 @@ type serving struct {
 	memo  map[int64]bool
 	// horizon is up to when messages are due.
 	horizon int64
+	// positions are those at which senders had erased what they wrote, as far as they were looked up.
+	positions map[id.UserID]id.Pos
 }
 
 // serve prepares to serve a room to a server that is in it.
@@ -63,7 +65,8 @@ func (s *Server) serve(tx *storage.Tx, origin id.ServerName, room id.RoomID) (*s
 	if err != nil {
 		return nil, err
 	}
-	return &serving{s: s, tx: tx, room: r, server: origin, memo: make(map[int64]bool), horizon: horizon}, nil
+	return &serving{s: s, tx: tx, room: r, server: origin, memo: make(map[int64]bool), horizon: horizon,
+		positions: make(map[id.UserID]id.Pos)}, nil
 }
 
 // gone says whether an event is a message whose time is up: it is given to nobody, but has its place in the
@@ -199,7 +202,14 @@ func (v *serving) text(e *event) (json.RawMessage, error) {
 	if err == nil && !seen {
 		seen, err = v.wasGiven(e)
 	}
-	if err != nil || seen && !Due(&e.Event, v.horizon) {
+	if err == nil && seen && !Due(&e.Event, v.horizon) {
+		var erased bool
+		erased, err = v.erased(e)
+		seen = !erased
+	} else {
+		seen = false
+	}
+	if err != nil || seen {
 		return e.PDU.JSON(), err
 	}
 	rules, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(v.room.Version))

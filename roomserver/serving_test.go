@@ -72,6 +72,49 @@ func (n *node) reads(origin id.ServerName, room id.RoomID, event id.EventID) map
 	}
 }
 
+// TestErasedForOthers has servers read what one of our users wrote who had it erased: those that came before it
+// get it, and one that came later gets it redacted.
+func TestErasedForOthers(t *testing.T) {
+	eachVersion(t, []id.RoomVersion{"1", "10", "12"}, func(t *testing.T, version id.RoomVersion, url string) {
+		ctx := context.Background()
+		a := host(t, url)
+		room, err := a.Create(ctx, CreateRequest{Creator: a.user, Version: version, Preset: "public_chat"})
+		ok(t, err)
+		a.come(t, version, room, "@v:b")
+		ok(t, a.Join(ctx, MemberRequest{Room: room, Sender: "@alice:a"}))
+		secret := a.mustSend(t, room, "@alice:a", "secret")
+		last := a.mustSend(t, room, a.user, "open")
+		a.come(t, version, room, "@v:c")
+		ok(t, a.db.Write(ctx, func(tx *storage.Tx) error {
+			if _, err := tx.InsertUser(&storage.User{ID: "@alice:a"}); err != nil {
+				return err
+			}
+			return tx.UpdateUserErased("@alice:a")
+		}))
+		a.come(t, version, room, "@v:d")
+		for server, sees := range map[id.ServerName]bool{"b": true, "c": true, "d": false} {
+			got, err := a.ServeEvent(ctx, server, secret)
+			ok(t, err)
+			history, err := a.ServeHistory(ctx, server, room, []id.EventID{last}, 100)
+			ok(t, err)
+			missing, err := a.ServeMissing(ctx, server, room, serverapi.MissingEvents{Latest: []id.EventID{last}, Limit: 100})
+			ok(t, err)
+			for _, list := range [][]json.RawMessage{{got}, history, missing} {
+				there, shown := false, false
+				for _, raw := range list {
+					pdu, err := Parse(version, raw)
+					ok(t, err)
+					there = there || pdu.EventID() == string(secret)
+					shown = shown || gjson.GetBytes(raw, "content.body").Str == "secret"
+				}
+				if !there || shown != sees {
+					t.Errorf("%s is given %s", server, list)
+				}
+			}
+		}
+	})
+}
+
 // TestReadsOfOthers asks for what is none of the asker's business.
 func TestReadsOfOthers(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {

@@ -30,6 +30,8 @@ type View struct {
 	memo       map[int64]visibility
 	// horizon is up to when messages are due; nil until it is asked for.
 	horizon *int64
+	// stays are when the user was in the room; nil until it is asked for.
+	stays []stay
 }
 
 // visibility is what decides, at one state of the room, whether an event is shown.

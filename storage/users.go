@@ -70,6 +70,28 @@ func (tx *Tx) UpdateUser(u *User) error {
 	return err
 }
 
+// UpdateUserErased notes that whoever comes to a room from now on is shown nothing of what a user wrote there.
+func (tx *Tx) UpdateUserErased(user id.UserID) error {
+	_, err := tx.Exec(`UPDATE users SET erased = TRUE, erased_pos = (SELECT pos FROM log) WHERE user_id = $1 AND NOT erased`, user)
+	return err
+}
+
+// ListErased are those of some users who had erased what they wrote, with the position of the log at which they had.
+func (tx *Tx) ListErased(users []id.UserID) (map[id.UserID]id.Pos, error) {
+	if len(users) == 0 {
+		return nil, nil
+	}
+	out := make(map[id.UserID]id.Pos)
+	return out, tx.Query(`SELECT user_id, erased_pos FROM users WHERE erased AND user_id = ANY($1)`, []any{sqldb.Array(users)},
+		func(row sqldb.Scanner) error {
+			var user id.UserID
+			var pos id.Pos
+			err := row.Scan(&user, &pos)
+			out[user] = pos
+			return err
+		})
+}
+
 // DirectoryEntry is a user as a search of the directory shows them.
 type DirectoryEntry struct {
 	User id.UserID

@@ -272,9 +272,14 @@ func (s *Server) Deactivate(ctx context.Context, user id.UserID, erase bool) (un
 		if err != nil {
 			return notFound(err, "there is no user %s", user)
 		}
-		u.Deactivated, u.Password, u.Erased = true, "", u.Erased || erase
+		u.Deactivated, u.Password = true, ""
 		if err := tx.UpdateUser(&u); err != nil {
 			return err
+		}
+		if erase {
+			if err := tx.UpdateUserErased(user); err != nil {
+				return err
+			}
 		}
 		for _, remove := range []func(id.UserID) error{
 			tx.DeleteProfile, tx.DeleteAccountData, tx.DeleteFilters, tx.DeleteUserTokens, tx.DeletePushers,

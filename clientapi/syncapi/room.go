@@ -188,6 +188,12 @@ func (o *out) endTimeline(epoch string, limited bool, start id.Pos) {
 // render gives events the form that the client wants.
 func (b *builder) render(view *roomserver.View, room *storage.Room, events []storage.Event, bundle bool) ([]json.RawMessage, error) {
 	if b.req.filter.EventFormat == "federation" {
+		if view != nil {
+			var err error
+			if events, err = view.AsShown(events); err != nil {
+				return nil, err
+			}
+		}
 		out := make([]json.RawMessage, len(events))
 		for i := range events {
 			out[i] = events[i].JSON

@@ -38,3 +38,27 @@ func TestRetention(t *testing.T) {
 		}
 	})
 }
+
+// TestErasure: what somebody wrote whose account an operator ends and erases, while the server runs, is shown to
+// those who were there, and to nobody who comes later.
+//
+// spec: client-server-api/index.md#account-deactivation
+func TestErasure(t *testing.T) {
+	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
+		srv := harness.StartConfigured(t, db, "registration:\n  allow: anyone\nrate_limits:\n  enabled: false\n")
+		alice, bob, carol := srv.Register(t, "alice"), srv.Register(t, "bob"), srv.Register(t, "carol")
+		room := alice.NewRoom(&mautrix.ReqCreateRoom{Preset: "public_chat"})
+		bob.Join(room)
+		said := alice.Say(room, "secret")
+		if out, status := srv.Command("user", "deactivate", alice.UserID.Localpart(), "--erase"); status != 0 {
+			t.Fatalf("user deactivate: %s", out)
+		}
+		carol.Join(room)
+		for _, u := range []*harness.User{bob, carol} {
+			e := u.Stream().UntilEvent(room, said)
+			if want := u == bob; (e.Content.Raw["body"] == "secret") != want {
+				t.Errorf("%s is shown %v", u.UserID, e.Content.Raw)
+			}
+		}
+	})
+}
