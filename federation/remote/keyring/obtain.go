@@ -63,9 +63,7 @@ func (r *Ring) fetchAll(ctx context.Context, wanted Wanted) {
 
 // fetch asks a server for its keys, unless it was asked a short time ago.
 func (r *Ring) fetch(ctx context.Context, server id.ServerName) {
-	soon := false
-	r.update(server, func(k *known) { soon = r.now().Before(k.nextFetch) })
-	if soon {
+	if r.asked(server) {
 		return
 	}
 	select {
@@ -80,12 +78,20 @@ func (r *Ring) fetch(ctx context.Context, server id.ServerName) {
 	_, _ = r.fetching.Do(ctx, server, func(ctx context.Context) (struct{}, error) {
 		began.Store(true)
 		defer free()
-		r.fetchNow(ctx, server)
+		if !r.asked(server) { // since
+			r.fetchNow(ctx, server)
+		}
 		return struct{}{}, nil
 	})
 	if !began.Load() { // somebody else has it asked
 		free()
 	}
+}
+
+// asked says whether a server was asked a short time ago.
+func (r *Ring) asked(server id.ServerName) (soon bool) {
+	r.update(server, func(k *known) { soon = r.now().Before(k.nextFetch) })
+	return soon
 }
 
 func (r *Ring) fetchNow(ctx context.Context, server id.ServerName) {
