@@ -31,8 +31,10 @@ const (
 type passing struct {
 	mu      sync.Mutex
 	servers map[id.ServerName]map[passingKey]*news
-	serial  uint64
-	life    string // tells the serials of one process from those of another
+	// lately are the servers that were sent to for this, and that are not again before the others' turn.
+	lately map[id.ServerName]bool
+	serial uint64
+	life   string // tells the serials of one process from those of another
 }
 
 type passingKey struct {
@@ -53,11 +55,11 @@ type news struct {
 }
 
 func newPassing() *passing {
-	return &passing{servers: make(map[id.ServerName]map[passingKey]*news), life: rand.Text()[:8]}
+	return &passing{servers: make(map[id.ServerName]map[passingKey]*news), lately: make(map[id.ServerName]bool), life: rand.Text()[:8]}
 }
 
-// put has servers get news.
-func (p *passing) put(n *news, servers []id.ServerName) {
+// put has servers get news, and gives those that get it at once.
+func (p *passing) put(n *news, servers []id.ServerName) (now []id.ServerName) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.serial++
@@ -71,7 +73,24 @@ func (p *passing) put(n *news, servers []id.ServerName) {
 		if _, ok := all[n.passingKey]; ok || len(all) < maxPassing {
 			all[n.passingKey] = n
 		}
+		if !p.lately[server] {
+			p.lately[server] = true
+			now = append(now, server)
+		}
 	}
+	return now
+}
+
+// turn gives the servers for which there is something, whose turn it is now.
+func (p *passing) turn() []id.ServerName {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	waiting := slices.Collect(maps.Keys(p.servers))
+	clear(p.lately)
+	for _, server := range waiting {
+		p.lately[server] = true
+	}
+	return waiting
 }
 
 // take takes up to limit pieces, the oldest first. more says that there are others.
@@ -125,11 +144,26 @@ func (s *Sender) tell(ctx context.Context, n *news, servers []id.ServerName) err
 		}
 		to = append(to, server)
 	}
-	s.passing.put(n, to)
-	for _, server := range to {
+	for _, server := range s.passing.put(n, to) {
 		s.queue.Poke(string(server))
 	}
 	return nil
+}
+
+// passOn sends from time to time what was not sent at once, until ctx is done.
+func (s *Sender) passOn(ctx context.Context) {
+	tick := time.NewTicker(s.o.PassingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, server := range s.passing.turn() {
+			s.queue.Poke(string(server))
+		}
+	}
 }
 
 // hearTyping has the servers of a room learn who types.

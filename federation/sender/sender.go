@@ -62,6 +62,9 @@ type Options struct {
 	// After a failure a server is left alone for MinDelay, twice that after the next, and so on
 	// up to MaxDelay.
 	MinDelay, MaxDelay time.Duration
+	// PassingEvery is the shortest time between two transactions that are sent to a server only for
+	// typing, presence and receipts; what comes in between goes together. 0 means half a second.
+	PassingEvery time.Duration
 	// Shared says that other processes have the same database.
 	Shared  bool
 	Log     *slog.Logger
@@ -93,6 +96,9 @@ func New(o Options) (*Sender, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.PassingEvery == 0 {
+		o.PassingEvery = 500 * time.Millisecond
+	}
 	s := &Sender{o: o, passing: newPassing()}
 	var err error
 	if s.servers, err = newServers(); err != nil {
@@ -118,6 +124,7 @@ func New(o Options) (*Sender, error) {
 		defer notices.Close()
 		s.listen(ctx, notices)
 	})
+	s.done.Go(func() { s.passOn(ctx) })
 	return s, nil
 }
 

@@ -107,6 +107,7 @@ type node struct {
 	rooms   *roomserver.Server
 	users   *userserver.Server
 	network *network
+	every   time.Duration // for what is soon old; 0 for the default
 	*sender.Sender
 }
 
@@ -149,7 +150,7 @@ func (n *node) start() {
 	n.Sender, err = sender.New(sender.Options{DB: n.db, ServerName: "a", Remote: n.network, Rooms: n.rooms, Users: n.users, Broker: n.broker,
 		Presence: func(user id.UserID) sender.Presence { return sender.Presence(n.users.GetPresence(user)) },
 		Allowed:  func(server id.ServerName) bool { return server != "denied" },
-		MinDelay: time.Millisecond, MaxDelay: 20 * time.Millisecond})
+		MinDelay: time.Millisecond, MaxDelay: 20 * time.Millisecond, PassingEvery: n.every})
 	n.ok(err)
 }
 
@@ -381,5 +382,41 @@ func TestPassingNews(t *testing.T) {
 				t.Errorf("a private receipt left: %s", r)
 			}
 		}
+	})
+}
+
+// TestPassingTogether has alice type and read much more often than servers are told: the first time they hear of it at
+// once, and of the rest only what is so in the end, with the next that is sent.
+func TestPassingTogether(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		ctx := context.Background()
+		n.Close()
+		n.every = time.Hour
+		n.start()
+		room := n.room("b")
+		typing := func() []string { return n.network.edus("b", "m.typing") }
+		n.say(room, "hello")
+		n.ok(n.users.SetTyping(ctx, alice, room, time.Minute))
+		eventually.OK(t, func() error {
+			if got := typing(); len(got) != 1 {
+				return fmt.Errorf("typing: %v", got)
+			}
+			return nil
+		})
+		for range 50 {
+			n.ok(n.users.SetTyping(ctx, alice, room, 0))
+			n.ok(n.users.SetTyping(ctx, alice, room, time.Minute))
+		}
+		n.ok(n.users.SetTyping(ctx, alice, room, 0))
+		if got := typing(); len(got) != 1 {
+			t.Errorf("told of alice's typing %d times", len(got))
+		}
+		n.say(room, "goodbye")
+		eventually.OK(t, func() error {
+			if got := typing(); len(got) != 2 || gjson.Get(got[1], "typing").Bool() {
+				return fmt.Errorf("typing: %v", got)
+			}
+			return nil
+		})
 	})
 }
