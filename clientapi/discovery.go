@@ -61,6 +61,7 @@ const newestMinor = 19
 func (a *API) versions(context.Context, *httpapi.Request, *empty) (*versionsResponse, error) {
 	out := &versionsResponse{UnstableFeatures: map[string]bool{
 		"org.matrix.msc3814":            true,
+		"org.matrix.msc3874":            true,
 		"org.matrix.simplified_msc3575": true,
 	}}
 	for minor := 1; minor <= newestMinor; minor++ {

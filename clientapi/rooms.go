@@ -517,14 +517,17 @@ func roomFilter(text string) (*filter.RoomEvents, error) {
 	return filter.ParseRoomEvents([]byte(text))
 }
 
+// relTypePath is where an event says how it relates to another.
+const relTypePath = `content.m\.relates_to.rel_type`
+
 // matcher is a filter for events as they were signed; nil where all pass.
 func matcher(f *filter.RoomEvents, room id.RoomID) roomserver.EventFilter {
 	if f.Everything() {
 		return nil
 	}
 	return func(raw []byte) bool {
-		fields := gjson.GetManyBytes(raw, "type", "sender", "content.url")
-		return f.MatchEvent(room, fields[0].Str, id.UserID(fields[1].Str), fields[2].Type == gjson.String)
+		fields := gjson.GetManyBytes(raw, "type", "sender", "content.url", relTypePath)
+		return f.MatchEvent(room, fields[0].Str, id.UserID(fields[1].Str), fields[2].Type == gjson.String, fields[3].Str)
 	}
 }
 

@@ -193,7 +193,7 @@ func (q *quickAnswer) timeline(ctx context.Context, r *quickRoom, t *tail) (told
 		if !e.plain || q.req.stateAfter && e.state {
 			return false, false, nil
 		}
-		if q.ignored[e.sender] && !e.state || !f.Timeline.MatchEvent(r.id, e.typ, e.sender, e.hasURL) {
+		if q.ignored[e.sender] && !e.state || !f.Timeline.MatchEvent(r.id, e.typ, e.sender, e.hasURL, e.relType) {
 			// What the filter takes out of the timeline may yet be part of the state.
 			if e.state {
 				return false, false, nil
@@ -233,7 +233,7 @@ func (q *quickAnswer) timeline(ctx context.Context, r *quickRoom, t *tail) (told
 func (q *quickAnswer) senders(ctx context.Context, r *quickRoom, t *tail, events []*tailEvent, f *filter.RoomEvents) error {
 	var users []id.UserID
 	for _, e := range events {
-		if !slices.Contains(users, e.sender) && f.MatchEvent(r.id, "m.room.member", e.sender, false) {
+		if !slices.Contains(users, e.sender) && f.MatchEvent(r.id, "m.room.member", e.sender, false, "") {
 			users = append(users, e.sender)
 		}
 	}

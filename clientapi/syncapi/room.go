@@ -285,14 +285,17 @@ func changesSummary(raw []byte) bool {
 	return false
 }
 
+// relTypePath is where an event says how it relates to another.
+const relTypePath = `content.m\.relates_to.rel_type`
+
 // wants says whether the user may see an event, and their filter lets it through.
 func (b *builder) wants(c *roomChange, view *roomserver.View, e *storage.TimelineEvent, f *filter.RoomEvents) (bool, error) {
 	if len(b.ignored) > 0 || !f.Everything() || f.Rooms != nil || f.NotRooms != nil {
-		p := gjson.GetManyBytes(e.JSON, "type", "sender", "state_key", "content.url")
+		p := gjson.GetManyBytes(e.JSON, "type", "sender", "state_key", "content.url", relTypePath)
 		if b.ignored[id.UserID(p[1].Str)] && !p[2].Exists() {
 			return false, nil
 		}
-		if !f.MatchEvent(c.m.RoomID, p[0].Str, id.UserID(p[1].Str), p[3].Exists()) {
+		if !f.MatchEvent(c.m.RoomID, p[0].Str, id.UserID(p[1].Str), p[3].Exists(), p[4].Str) {
 			return false, nil
 		}
 	}
@@ -470,8 +473,8 @@ func (b *builder) filterState(room id.RoomID, events []storage.Event) []storage.
 		return events
 	}
 	return slices.DeleteFunc(events, func(e storage.Event) bool {
-		p := gjson.GetManyBytes(e.JSON, "type", "sender", "content.url")
-		return !f.MatchEvent(room, p[0].Str, id.UserID(p[1].Str), p[2].Exists())
+		p := gjson.GetManyBytes(e.JSON, "type", "sender", "content.url", relTypePath)
+		return !f.MatchEvent(room, p[0].Str, id.UserID(p[1].Str), p[2].Exists(), p[3].Str)
 	})
 }
 
@@ -549,7 +552,7 @@ func (b *builder) roomAccountData(room id.RoomID, whole bool) (bool, error) {
 		data = b.wholeData[room]
 	}
 	return b.writeSomeAccountData(data, f.Most(math.MaxInt), func(typ string) bool {
-		return f.MatchEvent(room, typ, b.req.user, false)
+		return f.MatchEvent(room, typ, b.req.user, false, "")
 	}), nil
 }
 

@@ -71,6 +71,7 @@ type tailEvent struct {
 	sender    id.UserID
 	typ       string
 	hasURL    bool
+	relType   string
 	state     bool
 	deviceNID int64
 	txnID     string
@@ -211,10 +212,10 @@ func (ts *tails) render(tx *storage.Tx, t *tail, rows []storage.TimelineEvent) e
 	}
 	for i := range plain {
 		e, row := &plain[i], &rows[len(rows)-1-i]
-		p := gjson.GetManyBytes(e.JSON, "type", "sender", "state_key", "content.url")
+		p := gjson.GetManyBytes(e.JSON, "type", "sender", "state_key", "content.url", relTypePath)
 		te := &tailEvent{
 			rendered: forms[i], pos: id.Pos(row.Ord), event: e.ID, sender: id.UserID(p[1].Str), typ: p[0].Str,
-			state: p[2].Exists(), hasURL: p[3].Exists(), deviceNID: e.DeviceNID, txnID: e.TxnID,
+			state: p[2].Exists(), hasURL: p[3].Exists(), relType: p[4].Str, deviceNID: e.DeviceNID, txnID: e.TxnID,
 		}
 		te.plain = !row.Gap && e.Status == storage.Accepted && e.Root == row.Current && e.RedactedBy == 0 && !changesSummary(e.JSON)
 		t.bytes += te.size()

@@ -58,6 +58,11 @@ type RoomEvents struct {
 	UnreadThreads bool `json:"unread_thread_notifications"`
 	// ContainsURL wants events with a url in their content, or without one; nil for both.
 	ContainsURL *bool `json:"contains_url"`
+	// RelTypes wants events with one of these relations, NotRelTypes none with one of these.
+	//
+	// It is MSC3874: https://github.com/matrix-org/matrix-spec-proposals/pull/3874
+	RelTypes    []string `json:"org.matrix.msc3874.rel_types"`
+	NotRelTypes []string `json:"org.matrix.msc3874.not_rel_types"`
 }
 
 // Room says what passes of rooms.
@@ -186,14 +191,17 @@ func (e *Events) Match(typ string, sender id.UserID) bool {
 // MatchRoom says whether anything of that room passes.
 func (e *RoomEvents) MatchRoom(room id.RoomID) bool { return matchRoom(e.Rooms, e.NotRooms, room) }
 
-// MatchEvent says whether an event passes; hasURL says whether there is a url in its content.
-func (e *RoomEvents) MatchEvent(room id.RoomID, typ string, sender id.UserID, hasURL bool) bool {
-	return e.Match(typ, sender) && (e.ContainsURL == nil || *e.ContainsURL == hasURL) && e.MatchRoom(room)
+// MatchEvent says whether an event passes; hasURL says whether there is a url in its content, and relType
+// how it relates to another, "" for not at all.
+func (e *RoomEvents) MatchEvent(room id.RoomID, typ string, sender id.UserID, hasURL bool, relType string) bool {
+	return e.Match(typ, sender) && (e.ContainsURL == nil || *e.ContainsURL == hasURL) && e.MatchRoom(room) &&
+		(e.RelTypes == nil || slices.Contains(e.RelTypes, relType)) && !slices.Contains(e.NotRelTypes, relType)
 }
 
 // Everything says that each event of the rooms that MatchRoom lets pass does so.
 func (e *RoomEvents) Everything() bool {
-	return e.Senders == nil && e.Types == nil && len(e.NotSenders) == 0 && len(e.NotTypes) == 0 && e.ContainsURL == nil
+	return e.Senders == nil && e.Types == nil && len(e.NotSenders) == 0 && len(e.NotTypes) == 0 && e.ContainsURL == nil &&
+		e.RelTypes == nil && len(e.NotRelTypes) == 0
 }
 
 // MatchRoom says whether anything of that room passes.

@@ -48,7 +48,7 @@ func TestMatch(t *testing.T) {
 	for _, test := range []struct {
 		filter string
 		room   id.RoomID
-		typ    string
+		typ    string // and behind a space, how it relates to another
 		sender id.UserID
 		url    bool
 		want   bool
@@ -71,16 +71,25 @@ func TestMatch(t *testing.T) {
 		{`{"contains_url":true}`, "!a:b", "m.x", "@a:b", false, false},
 		{`{"contains_url":true}`, "!a:b", "m.x", "@a:b", true, true},
 		{`{"contains_url":false}`, "!a:b", "m.x", "@a:b", true, false},
+		{`{"org.matrix.msc3874.rel_types":["m.thread","m.x"]}`, "!a:b", "m.x", "@a:b", false, false},
+		{`{"org.matrix.msc3874.rel_types":[]}`, "!a:b", "m.x", "@a:b", false, false},
+		{`{"org.matrix.msc3874.not_rel_types":["m.thread"]}`, "!a:b", "m.x", "@a:b", false, true},
+		{`{"org.matrix.msc3874.rel_types":["m.thread","m.x"]}`, "!a:b", "m.x m.thread", "@a:b", false, true},
+		{`{"org.matrix.msc3874.rel_types":["m.thread"]}`, "!a:b", "m.x m.reference", "@a:b", false, false},
+		{`{"org.matrix.msc3874.not_rel_types":["m.thread"]}`, "!a:b", "m.x m.thread", "@a:b", false, false},
+		{`{"org.matrix.msc3874.not_rel_types":["m.thread"]}`, "!a:b", "m.x m.reference", "@a:b", false, true},
+		{`{"org.matrix.msc3874.rel_types":["m.thread"],"org.matrix.msc3874.not_rel_types":["m.thread"]}`, "!a:b", "m.x m.thread", "@a:b", false, false},
 	} {
 		f, err := ParseRoomEvents([]byte(test.filter))
 		if err != nil {
 			t.Fatalf("%s: %v", test.filter, err)
 		}
-		got := f.MatchEvent(test.room, test.typ, test.sender, test.url)
+		typ, relType, _ := strings.Cut(test.typ, " ")
+		got := f.MatchEvent(test.room, typ, test.sender, test.url, relType)
 		if got != test.want {
 			t.Errorf("%s lets %s %s %s pass: %v", test.filter, test.room, test.typ, test.sender, got)
 		}
-		if f.Everything() && !f.Match(test.typ, test.sender) {
+		if f.Everything() && !f.Match(typ, test.sender) {
 			t.Errorf("%s lets not everything pass", test.filter)
 		}
 	}
@@ -124,7 +133,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		parsed.Room.Timeline.MatchEvent("!a:b", event, "@a:b", true)
+		parsed.Room.Timeline.MatchEvent("!a:b", event, "@a:b", true, event)
 		if json.Valid([]byte(event)) && strings.HasPrefix(event, "{") {
 			out, err := parsed.Fields([]byte(event))
 			if err != nil || !json.Valid(out) {

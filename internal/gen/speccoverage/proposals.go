@@ -21,7 +21,7 @@ var titles = map[string]string{
 	"3391": "Deleting account data",
 	"3575": "Sliding sync, as Synapse simplified it",
 	"3814": "Dehydrated devices",
-	"3874": "Filtering by relation types (in v1.18)",
+	"3874": "Filtering by relation types",
 	"3884": "Sliding sync: end-to-end encryption",
 	"3885": "Sliding sync: messages to devices",
 	"3890": "Account data of a device goes with the device",
