@@ -20,12 +20,17 @@ func (tx *Tx) GetConsumer(name string) (c ConsumerRow, err error) {
 	return c, err
 }
 
+// InsertConsumer adds a consumer that begins at a position, if it is not there yet.
+func (tx *Tx) InsertConsumer(name string, pos id.Pos) error {
+	_, err := tx.Exec(`INSERT INTO consumers (consumer, pos, holder, beat) VALUES ($1, $2, '', 0) ON CONFLICT (consumer) DO NOTHING`, name, pos)
+	return err
+}
+
 // UpdateConsumerHolder gives a consumer to a process, if its holder is still the one given with
-// its beat, and says whether it is. A consumer that is not there yet begins at pos.
-func (tx *Tx) UpdateConsumerHolder(name, holder string, was ConsumerRow, pos id.Pos) (bool, error) {
-	n, err := tx.Exec(`INSERT INTO consumers (consumer, pos, holder, beat) VALUES ($1, $5, $2, 1)
-		ON CONFLICT (consumer) DO UPDATE SET holder = excluded.holder, beat = consumers.beat + 1
-		WHERE consumers.holder = $3 AND consumers.beat = $4`, name, holder, was.Holder, was.Beat, pos)
+// its beat, and says whether it is.
+func (tx *Tx) UpdateConsumerHolder(name, holder string, was ConsumerRow) (bool, error) {
+	n, err := tx.Exec(`UPDATE consumers SET holder = $2, beat = beat + 1 WHERE consumer = $1 AND holder = $3 AND beat = $4`,
+		name, holder, was.Holder, was.Beat)
 	return n > 0, err
 }
 

@@ -180,7 +180,7 @@ func steal(t *testing.T, db *storage.DB) {
 			return nil
 		}
 		if err == nil {
-			_, err = tx.UpdateConsumerHolder("post", "thief", row, 0)
+			_, err = tx.UpdateConsumerHolder("post", "thief", row)
 		}
 		return err
 	}); err != nil {
@@ -256,6 +256,33 @@ func TestNothingIsLost(t *testing.T) {
 		if err := p.all(); err != nil {
 			t.Fatal(err)
 		}
+	})
+}
+
+// TestBegin has a queue be new: its place in the log is settled before anybody can write what is to be delivered.
+func TestBegin(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		p := newPost()
+		old := p.letter(t, db, "a")
+		for _, c := range []struct {
+			name  string
+			whole bool
+			at    id.Pos
+		}{{"whole", true, 0}, {"new", false, old}} {
+			q := start(t, db, p, func(o *delivery.Options) {
+				o.Name, o.Whole, o.WriteEvery = c.name, c.whole, time.Hour // it stays where it began
+			})
+			row, err := storage.Get(t.Context(), db, func(tx *storage.Tx) (storage.ConsumerRow, error) { return tx.GetConsumer(c.name) })
+			q.Close()
+			if err != nil || row.Pos != c.at {
+				t.Errorf("%s begins at %d, %v; want %d", c.name, row.Pos, err, c.at)
+			}
+		}
+		q := start(t, db, p, func(o *delivery.Options) { o.Whole = false })
+		defer q.Close()
+		q.Advance(p.letter(t, db, "b"), true)
+		p.set(func() { delete(p.log, old) })
+		eventually.OK(t, p.all)
 	})
 }
 

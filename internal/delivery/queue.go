@@ -139,6 +139,9 @@ func New(o Options) (*Queue, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if err := begin(&o); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	q := &Queue{o: o, holder: rand.Text()[:12], stop: cancel, signal: make(chan struct{}, 1), destinations: make(map[string]*destination)}
 	if err := q.register(); err != nil {

@@ -21,6 +21,8 @@ const (
 	writeAfter = 10_000
 	// forgetEvery is how often the consumer is told what it may forget.
 	forgetEvery = 10 * time.Minute
+	// beginTime is how long it may take to enter a new consumer.
+	beginTime = time.Minute
 	// closeTime is how long the last write may take.
 	closeTime = 5 * time.Second
 )
@@ -48,24 +50,37 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
+// begin has a consumer that is new begin where the log is now, or with the whole of it. That is done
+// before anybody is told that there is a queue: what they write then is delivered, however long it
+// takes until this process has the lease.
+func begin(o *Options) error {
+	ctx, cancel := context.WithTimeout(context.Background(), beginTime)
+	defer cancel()
+	err := o.DB.Write(ctx, func(tx *storage.Tx) error {
+		_, err := tx.GetConsumer(o.Name)
+		if !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		var pos id.Pos
+		if !o.Whole {
+			if pos, err = tx.GetPos(); err != nil {
+				return err
+			}
+		}
+		return tx.InsertConsumer(o.Name, pos)
+	})
+	if err != nil {
+		return fmt.Errorf("delivery: begin for %s: %w", o.Name, err)
+	}
+	return nil
+}
+
 // take waits until this process is the one that delivers.
 func (q *Queue) take(ctx context.Context) error {
 	var seen storage.ConsumerRow
 	var since time.Time
 	for {
-		var now id.Pos
-		row, err := storage.Get(ctx, q.o.DB, func(tx *storage.Tx) (row storage.ConsumerRow, err error) {
-			if !q.o.Whole {
-				if now, err = tx.GetPos(); err != nil {
-					return row, err
-				}
-			}
-			row, err = tx.GetConsumer(q.o.Name)
-			if errors.Is(err, storage.ErrNotFound) {
-				err = nil
-			}
-			return row, err
-		})
+		row, err := storage.Get(ctx, q.o.DB, func(tx *storage.Tx) (storage.ConsumerRow, error) { return tx.GetConsumer(q.o.Name) })
 		if err != nil {
 			return fmt.Errorf("read the lease: %w", err)
 		}
@@ -75,7 +90,7 @@ func (q *Queue) take(ctx context.Context) error {
 		if row.Holder == "" || !q.o.Shared || time.Since(since) >= q.o.LeaseTime {
 			var taken bool
 			err := q.o.DB.Write(ctx, func(tx *storage.Tx) (err error) {
-				taken, err = tx.UpdateConsumerHolder(q.o.Name, q.holder, row, now)
+				taken, err = tx.UpdateConsumerHolder(q.o.Name, q.holder, row)
 				return err
 			})
 			if err != nil {
@@ -368,7 +383,7 @@ func (w *writer) release() {
 			if err != nil || row.Holder != q.holder {
 				return err
 			}
-			_, err = tx.UpdateConsumerHolder(q.o.Name, "", row, 0)
+			_, err = tx.UpdateConsumerHolder(q.o.Name, "", row)
 			return err
 		})
 	}
