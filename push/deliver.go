@@ -59,6 +59,8 @@ type work struct {
 	pos    id.Pos
 	// sent is when the event was sent, in milliseconds.
 	sent int64
+	// coming says that there is a later event to be told, by which more is unread.
+	coming bool
 }
 
 // notification is what a gateway is told.
@@ -107,8 +109,8 @@ func (p *Pusher) Deliver(ctx context.Context, destination string, from, to id.Po
 		return delivery.Result{Done: to}, nil
 	}
 	before, known := p.told.Get(destination)
-	if w.body.EventID == "" && (known && before == w.unread || !known && !w.pusher.Badge) {
-		return delivery.Result{Done: to}, nil // that is what is shown
+	if w.body.EventID == "" && (known && before == w.unread || !known && !w.pusher.Badge || w.coming) {
+		return delivery.Result{Done: to}, nil // that is what is shown, or comes with what there is to show
 	}
 	rejected, err := p.post(ctx, w)
 	switch {
@@ -162,18 +164,33 @@ func (p *Pusher) waiting(ctx context.Context, destination string, from, to id.Po
 // next is what a gateway is to be told next.
 func (p *Pusher) next(tx *storage.Tx, pusher *storage.Pusher, s *settings, from, to id.Pos) (*work, error) {
 	w := &work{pusher: pusher, settings: s, pos: to, body: &notification{}}
+	found, err := p.find(tx, w, from, to)
+	if err == nil {
+		err = p.count(tx, w)
+	}
+	if before, known := p.told.Get(destinationOf(pusher)); err != nil || found || !known || w.unread <= before {
+		return w, err
+	}
+	head, err := tx.GetPos()
+	if err != nil {
+		return nil, err
+	}
+	w.coming, err = p.find(tx, &work{pusher: pusher, settings: s, body: &notification{}}, to, head)
+	return w, err
+}
+
+// find makes the first event in a piece of the log of which the pusher's user is to be notified what is told.
+func (p *Pusher) find(tx *storage.Tx, w *work, from, to id.Pos) (found bool, err error) {
 	member := make(map[storage.RoomNID]bool)
 	for from < to {
 		entries, err := tx.ListLog(from, to, logAtOnce)
 		if err != nil {
-			return nil, err
+			return false, err
 		}
 		for i := range entries {
-			if found, err := p.try(tx, w, &entries[i], member); err != nil {
-				return nil, err
-			} else if found {
+			if found, err := p.try(tx, w, &entries[i], member); err != nil || found {
 				w.pos = entries[i].Pos
-				return w, p.count(tx, w)
+				return found, err
 			}
 		}
 		if len(entries) < logAtOnce {
@@ -181,7 +198,7 @@ func (p *Pusher) next(tx *storage.Tx, pusher *storage.Pusher, s *settings, from,
 		}
 		from = entries[len(entries)-1].Pos
 	}
-	return w, p.count(tx, w)
+	return false, nil
 }
 
 // count finds out how much is unread.
