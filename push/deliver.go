@@ -168,7 +168,7 @@ func (p *Pusher) next(tx *storage.Tx, pusher *storage.Pusher, s *settings, from,
 	if err == nil {
 		err = p.count(tx, w)
 	}
-	if before, known := p.told.Get(destinationOf(pusher)); err != nil || found || !known || w.unread <= before {
+	if before, _ := p.told.Get(destinationOf(pusher)); err != nil || found || w.unread <= before {
 		return w, err
 	}
 	head, err := tx.GetPos()

@@ -286,6 +286,47 @@ func TestBegin(t *testing.T) {
 	})
 }
 
+// slowPost takes a letter once it is released.
+type slowPost struct {
+	*post
+	begun, released chan struct{}
+}
+
+func (s *slowPost) Deliver(ctx context.Context, name string, from, to id.Pos) (delivery.Result, error) {
+	close(s.begun)
+	select {
+	case <-s.released:
+		return s.post.Deliver(ctx, name, from, to)
+	case <-ctx.Done():
+		return delivery.Result{}, ctx.Err()
+	}
+}
+
+// TestCloseWaits has a queue be closed while a destination takes something: it is not given that again.
+func TestCloseWaits(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		p := newPost()
+		slow := &slowPost{post: p, begun: make(chan struct{}), released: make(chan struct{})}
+		q := start(t, db, slow)
+		q.Advance(p.letter(t, db, "a"), true)
+		<-slow.begun
+		closed := make(chan struct{})
+		go func() { q.Close(); close(closed) }()
+		time.Sleep(20 * time.Millisecond) // so that it is closed by now
+		close(slow.released)
+		<-closed
+		q = start(t, db, p)
+		defer q.Close()
+		q.Advance(p.letter(t, db, "a"), true)
+		eventually.OK(t, p.all)
+		p.set(func() {
+			if len(p.got["a"]) != 2 {
+				t.Errorf("two letters came as %v", p.got["a"])
+			}
+		})
+	})
+}
+
 // TestHealthyDestinationsCostNothing has letters go to destinations that answer: nothing is
 // written for any of them.
 func TestHealthyDestinationsCostNothing(t *testing.T) {

@@ -75,6 +75,8 @@ type Queue struct {
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 	signal chan struct{}
+	// deliveries are those that are under way; they end before the lease is let go.
+	deliveries sync.WaitGroup
 
 	delivered, failed prometheus.Counter
 
@@ -85,13 +87,10 @@ type Queue struct {
 	log, routed, concerned id.Pos
 	reread                 bool
 	serving                bool
-	// life counts the times that this process took the lease: what was begun in an earlier
-	// life has no effect.
-	life         uint64
-	destinations map[string]*destination
-	ready        [2]list // those that answer; those that failed
-	running      [2]int
-	waiting      retryHeap
+	destinations           map[string]*destination
+	ready                  [2]list // those that answer; those that failed
+	running                [2]int
+	waiting                retryHeap
 }
 
 // destination is what is known in memory of one for which something waits, or that fails.
@@ -152,7 +151,8 @@ func New(o Options) (*Queue, error) {
 	return q, nil
 }
 
-// Close ends all deliveries, and writes how far they have got.
+// Close ends all deliveries, and writes how far they have got. Those that are under way have a moment
+// to come to their end, or what was taken from them would be delivered again.
 func (q *Queue) Close() {
 	q.stop()
 	q.done.Wait()
@@ -281,29 +281,36 @@ func (q *Queue) start(ctx context.Context) {
 			}
 			q.running[class]++
 			d.queued, d.running, d.poked, d.tried = false, true, false, now
-			from, to, life := d.done, d.want, q.life
-			q.done.Go(func() {
+			from, to := d.done, d.want
+			q.deliveries.Go(func() {
 				r, err := q.o.Consumer.Deliver(ctx, d.name, from, to)
-				q.finish(ctx, d, class, life, r, err)
+				q.finish(ctx, d, class, r, err)
 			})
 		}
 	}
 }
 
 // finish notes what came of a delivery.
-func (q *Queue) finish(ctx context.Context, d *destination, class int, life uint64, r Result, err error) {
+func (q *Queue) finish(ctx context.Context, d *destination, class int, r Result, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	defer q.nudge()
-	if life != q.life {
-		return
-	}
 	q.running[class]--
 	d.running = false
 	switch {
+	case err == nil:
+		d.done = max(d.done, r.Done)
+		d.poked = d.poked || r.More
+		if r.Reached {
+			if d.failures > 0 {
+				q.o.Log.Info("delivers again", "consumer", q.o.Name, "destination", d.name, "failures", d.failures)
+			}
+			d.failures = 0
+			q.delivered.Inc()
+		}
 	case ctx.Err() != nil:
 		return
-	case err != nil:
+	default:
 		q.failed.Inc()
 		d.failures++
 		delay := q.delay(d.failures, err)
@@ -314,16 +321,6 @@ func (q *Queue) finish(ctx context.Context, d *destination, class int, life uint
 			level = slog.LevelInfo
 		}
 		q.o.Log.Log(ctx, level, "could not deliver", "consumer", q.o.Name, "destination", d.name, "failures", d.failures, "retry_in", delay, "error", err)
-	default:
-		d.done = max(d.done, r.Done)
-		d.poked = d.poked || r.More
-		if r.Reached {
-			if d.failures > 0 {
-				q.o.Log.Info("delivers again", "consumer", q.o.Name, "destination", d.name, "failures", d.failures)
-			}
-			d.failures = 0
-			q.delivered.Inc()
-		}
 	}
 	if !d.behind() && !d.poked && d.failures == 0 && d.row.Destination == "" {
 		delete(q.destinations, d.name)

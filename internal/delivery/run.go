@@ -23,6 +23,8 @@ const (
 	forgetEvery = 10 * time.Minute
 	// beginTime is how long it may take to enter a new consumer.
 	beginTime = time.Minute
+	// drainTime is how long deliveries have to come to their end when the process ends.
+	drainTime = 2 * time.Second
 	// closeTime is how long the last write may take.
 	closeTime = 5 * time.Second
 )
@@ -114,9 +116,18 @@ func (q *Queue) serve(ctx context.Context) error {
 		return err
 	}
 	w := &writer{q: q, stored: stored, beaten: time.Now(), forgot: time.Now()}
-	working, cancel := context.WithCancel(ctx)
+	working, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
+		ended := make(chan struct{})
+		go func() { q.deliveries.Wait(); close(ended) }()
+		if ctx.Err() != nil {
+			select {
+			case <-ended:
+			case <-time.After(drainTime):
+			}
+		}
 		cancel()
+		<-ended
 		if ctx.Err() != nil {
 			w.release()
 		}
@@ -126,7 +137,7 @@ func (q *Queue) serve(ctx context.Context) error {
 	defer tick.Stop()
 	looked := time.Now()
 	for {
-		if err := q.route(working); err != nil {
+		if err := q.route(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -196,11 +207,7 @@ func (q *Queue) load(ctx context.Context) (id.Pos, error) {
 func (q *Queue) leave() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.serving {
-		q.serving = false
-		q.life++
-	}
-	q.running = [2]int{}
+	q.serving = false
 	q.ready = [2]list{}
 	q.waiting = nil
 	clear(q.destinations)
