@@ -92,6 +92,7 @@ type device struct {
 // Deliver pushes the first notification that a pusher has not got; where there is none, how
 // much is unread if that has changed.
 func (p *Pusher) Deliver(ctx context.Context, destination string, from, to id.Pos) (delivery.Result, error) {
+	now := p.Now()
 	w, l, err := p.waiting(ctx, destination, from, to)
 	if err == nil && w != nil && w.unread > 0 && !w.pusher.Badge {
 		// Noted before anything is told, so that it is taken back in any case; and what is told is what
@@ -104,7 +105,7 @@ func (p *Pusher) Deliver(ctx context.Context, destination string, from, to id.Po
 	case err != nil:
 		return delivery.Result{}, err
 	case l != nil:
-		return p.mail(ctx, destination, l)
+		return p.mail(ctx, destination, l, now)
 	case w == nil:
 		return delivery.Result{Done: to}, nil
 	}

@@ -124,8 +124,9 @@ type notYet struct{ wait time.Duration }
 func (e notYet) Error() string             { return fmt.Sprintf("the mail is not due for %v", e.wait) }
 func (e notYet) RetryAfter() time.Duration { return e.wait }
 
-// mail sends a letter once it is due.
-func (p *Pusher) mail(ctx context.Context, destination string, l *letter) (delivery.Result, error) {
+// mail sends a letter if it was due at a time from before it was made up, so that nothing is in it that was
+// read in time.
+func (p *Pusher) mail(ctx context.Context, destination string, l *letter, now time.Time) (delivery.Result, error) {
 	switch {
 	case l.stranger:
 		err := p.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeletePusherAsSet(l.pusher) })
@@ -133,7 +134,6 @@ func (p *Pusher) mail(ctx context.Context, destination string, l *letter) (deliv
 	case len(l.news.Rooms) == 0 || p.Mail == nil:
 		return delivery.Result{Done: l.pos, Reached: true}, nil
 	}
-	now := p.Now()
 	due := time.UnixMilli(min(l.oldest, now.UnixMilli())).Add(p.MailDelay)
 	if last, ok := p.mailed.Get(destination); ok && last.Add(p.MailEvery).After(due) {
 		due = last.Add(p.MailEvery)
