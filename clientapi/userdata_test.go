@@ -88,7 +88,7 @@ func TestProfile(t *testing.T) {
 		bob := n.user(t, "bob")
 		n.do(t, "POST", v3+"/user_directory/search", bob, `{"search_term":"ALI"}`).json(
 			`{"limited":false,"results":[{"user_id":"@alice:x.org","display_name":"Älice","avatar_url":"mxc://x.org/a"}]}`)
-		n.do(t, "POST", v3+"/user_directory/search", bob, `{"search_term":"x.org","limit":0}`).json(`{"limited":true,"results":[]}`)
+		n.do(t, "POST", v3+"/user_directory/search", bob, `{"search_term":"@alice:x.org","limit":0}`).json(`{"limited":true,"results":[]}`)
 		n.do(t, "POST", v3+"/user_directory/search", bob, `{"search_term":"nobody"}`).json(`{"limited":false,"results":[]}`)
 		n.do(t, "POST", v3+"/user_directory/search", bob, `{}`).want(400, "M_MISSING_PARAM")
 		n.do(t, "POST", v3+"/user_directory/search", bob, `{"search_term":"a","limit":-1}`).want(400, "M_INVALID_PARAM")

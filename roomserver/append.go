@@ -11,6 +11,7 @@ import (
 	"parley/internal/id"
 	"parley/internal/matrixerr"
 	"parley/internal/stream"
+	"parley/internal/words"
 	"parley/roomserver/state"
 	"parley/storage"
 )
@@ -407,6 +408,9 @@ func (s *Server) moveMember(w *work, before, after *event) (*storage.Membership,
 		return m, nil
 	}
 	m.Membership, m.Event = after.membership(), after.NID
+	if !m.Local && m.Membership == spec.Join {
+		m.Phrases = words.Phrases(user, gjson.GetBytes(after.Event.JSON, "content.displayname").Str)
+	}
 	if m.Local && m.Membership == spec.Invite && m.Stripped == nil && !w.arriving {
 		var err error
 		if m.Stripped, err = s.strippedState(w, id.UserID(after.SenderID())); err != nil {

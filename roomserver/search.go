@@ -6,12 +6,12 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/tidwall/gjson"
 
 	"parley/internal/id"
+	"parley/internal/words"
 	"parley/storage"
 )
 
@@ -29,41 +29,13 @@ const (
 	searchBatch = 500
 	// searchEvery is how often new events are taken in when nobody searches.
 	searchEvery = 2 * time.Second
-	// maxWord is how long a word may be, in bytes, and maxWords how many one may search for.
-	maxWord, maxWords = 100, 20
+	// maxWords is how many words one may search for.
+	maxWords = 20
 	// maxFound bounds the events that a search counts.
 	maxFound = 10_000
 	// maxSearchScan bounds the events found that one request looks at.
 	maxSearchScan = 2000
 )
-
-// words are the words of a text in lower case. Each character of scripts that put no spaces
-// between words counts as one.
-func words(text string) []string {
-	var out []string
-	var b strings.Builder
-	end := func() {
-		if b.Len() > 0 && b.Len() <= maxWord {
-			out = append(out, b.String())
-		}
-		b.Reset()
-	}
-	for _, r := range strings.ToLower(text) {
-		switch {
-		case unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Thai):
-			end()
-			b.WriteRune(r)
-			end()
-		case unicode.IsLetter(r) || unicode.IsDigit(r):
-			b.WriteRune(r)
-		case unicode.Is(unicode.Mn, r) && b.Len() > 0: // part of the letter before
-		default:
-			end()
-		}
-	}
-	end()
-	return out
-}
 
 // KeepSearch takes new events into the search until ctx is done.
 func (s *Server) KeepSearch(ctx context.Context) {
@@ -154,7 +126,7 @@ func searchable(e *storage.Event) (*storage.Searchable, bool) {
 	if key == "" || e.RedactedBy != 0 || e.Status != storage.Accepted || e.Expired {
 		return nil, false
 	}
-	text := words(gjson.GetBytes(e.JSON, key).Str)
+	text := words.Split(gjson.GetBytes(e.JSON, key).Str)
 	return &storage.Searchable{Event: e.NID, Room: e.Room, Key: key, Words: strings.Join(text, " "), TS: f[1].Int()}, len(text) > 0
 }
 
@@ -223,7 +195,7 @@ type SearchResult struct {
 // spec: client-server-api/modules/search.md#post_matrixclientv3search
 func (s *Server) Search(ctx context.Context, r SearchRequest) (*SearchResults, error) {
 	out := &SearchResults{Highlights: []string{}, Results: []SearchResult{}, State: map[id.RoomID][]json.RawMessage{}}
-	wanted := words(r.Term)
+	wanted := words.Split(r.Term)
 	wanted = wanted[:min(len(wanted), maxWords)]
 	if len(wanted) == 0 {
 		return out, nil
@@ -352,7 +324,7 @@ func (f *finding) add(hit *storage.SearchHit, seen map[string]bool) error {
 		return err
 	}
 	fields := gjson.GetManyBytes(hit.JSON, "type", "sender")
-	for _, word := range words(gjson.GetBytes(hit.JSON, searchKeys[fields[0].Str]).Str) {
+	for _, word := range words.Split(gjson.GetBytes(hit.JSON, searchKeys[fields[0].Str]).Str) {
 		if !seen[word] && slices.ContainsFunc(f.words, func(w string) bool { return strings.HasPrefix(word, w) }) {
 			seen[word] = true
 			f.out.Highlights = append(f.out.Highlights, word)

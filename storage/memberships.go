@@ -22,6 +22,8 @@ type Membership struct {
 	Forgotten bool
 	// Stripped is what an invite or a knock was shown of the room: a JSON list.
 	Stripped []byte
+	// Phrases are what the directory finds a user of another server by. They are only written.
+	Phrases []string
 	// Partial says that we have not heard yet who is in the room; Complete is the position from
 	// which on we have again, 0 where there was no doubt.
 	Partial  bool
@@ -59,7 +61,10 @@ func (tx *Tx) InsertMembership(m *Membership) error {
 			forgotten = FALSE, stripped = COALESCE(excluded.stripped,
 				CASE WHEN memberships.event_nid = excluded.event_nid THEN memberships.stripped END)`,
 		m.User, m.Room, m.Membership, m.Event, m.Local, stripped)
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.InsertDirectory(m.User, m.Phrases)
 }
 
 // UpdateMembershipPos writes the position from which on users are to a room what they are.

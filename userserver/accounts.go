@@ -10,6 +10,7 @@ import (
 
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/internal/words"
 	"parley/storage"
 )
 
@@ -137,6 +138,8 @@ func (s *Server) Register(ctx context.Context, r Registration) (Session, error) 
 			return err
 		} else if !inserted {
 			return inUse(user)
+		} else if err := tx.InsertDirectory(user, words.Phrases(user, "")); err != nil {
+			return err
 		}
 		if r.EmailSession != "" {
 			row, err := tx.GetThreePIDSession(r.EmailSession, s.millis())
@@ -282,6 +285,7 @@ func (s *Server) Deactivate(ctx context.Context, user id.UserID, erase bool) (un
 			}
 		}
 		for _, remove := range []func(id.UserID) error{
+			func(id.UserID) error { return unlist(tx, user) },
 			tx.DeleteProfile, tx.DeleteAccountData, tx.DeleteFilters, tx.DeleteUserTokens, tx.DeletePushers,
 			tx.DeleteUserEncryption, tx.DeleteThreadSubscriptions, tx.DeleteThreePIDs,
 		} {

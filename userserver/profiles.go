@@ -3,7 +3,6 @@ package userserver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -105,6 +104,11 @@ func (s *Server) SetProfileField(ctx context.Context, user id.UserID, field stri
 		if changed = profile[field] != string(value); !changed {
 			return nil
 		}
+		if field == displayNameField {
+			if err := listAs(tx, user, unquote(profile[field]), unquote(string(value))); err != nil {
+				return err
+			}
+		}
 		if value == nil {
 			delete(profile, field)
 			return tx.DeleteProfileField(user, field)
@@ -170,85 +174,6 @@ func unquote(text string) string {
 	var out string
 	if text == "" || json.Unmarshal([]byte(text), &out) != nil {
 		return ""
-	}
-	return out
-}
-
-// DirectoryUser is a user that a search has found.
-type DirectoryUser struct {
-	User        id.UserID
-	DisplayName string
-	AvatarURL   string
-}
-
-// maxAcquaintances bounds the members of shared rooms that a search looks at.
-const maxAcquaintances = 10_000
-
-// SearchUsers are up to limit users whose ID or display name contains term: those who share a
-// room with the one who asks, or are in one that is open to all; and of our own all, if the node
-// is set so. limited says that there are more.
-//
-// spec: client-server-api/index.md#user-directory
-func (s *Server) SearchUsers(ctx context.Context, asker id.UserID, term string, limit int) (users []DirectoryUser, limited bool, err error) {
-	term = strings.ToLower(strings.TrimSpace(term))
-	if term == "" || strings.ContainsRune(term, 0) {
-		return nil, false, nil
-	}
-	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		users = nil
-		ours, err := tx.ListDirectory(asker, s.findAll, term, limit+2)
-		if err != nil {
-			return err
-		}
-		for _, e := range ours {
-			if e.User == asker {
-				continue
-			}
-			avatar, err := tx.GetProfileField(e.User, avatarField)
-			if err != nil && !errors.Is(err, storage.ErrNotFound) {
-				return err
-			}
-			users = append(users, DirectoryUser{e.User, unquote(e.Name), unquote(string(avatar))})
-		}
-		if len(users) > limit {
-			return nil
-		}
-		others, err := tx.ListAcquaintances(asker, maxAcquaintances)
-		if err != nil {
-			return err
-		}
-		users = append(users, matching(others, term)...)
-		return nil
-	})
-	if len(users) > limit {
-		users, limited = users[:limit], true
-	}
-	return users, limited, err
-}
-
-// matching are those of the entries whose user ID or display name contains term, each user once.
-func matching(entries []storage.DirectoryEntry, term string) []DirectoryUser {
-	var out []DirectoryUser
-	seen := make(map[id.UserID]bool, len(entries))
-	for _, e := range entries {
-		if seen[e.User] {
-			continue
-		}
-		seen[e.User] = true
-		var event struct {
-			Content struct {
-				DisplayName any `json:"displayname"`
-				AvatarURL   any `json:"avatar_url"`
-			} `json:"content"`
-		}
-		if err := json.Unmarshal(e.Content, &event); err != nil {
-			continue
-		}
-		name, _ := event.Content.DisplayName.(string)
-		avatar, _ := event.Content.AvatarURL.(string)
-		if strings.Contains(strings.ToLower(string(e.User)), term) || strings.Contains(strings.ToLower(name), term) {
-			out = append(out, DirectoryUser{e.User, name, avatar})
-		}
 	}
 	return out
 }

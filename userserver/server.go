@@ -133,6 +133,7 @@ func New(o Options) *Server {
 	s.presence = &presence{off: o.NoPresence, now: o.Now, publish: o.Publish, users: make(map[id.UserID]*presenceEntry)}
 	s.running, s.stop = context.WithCancel(context.Background())
 	s.done.Go(s.letTimePass)
+	s.done.Go(s.fillDirectory)
 	if s.remote != nil {
 		s.done.Go(s.keepFresh)
 	}
