@@ -45,6 +45,7 @@ func (a *API) discoveryRoutes() httpapi.Table {
 		{Method: http.MethodGet, Path: "/.well-known/matrix/client", Auth: httpapi.None, Rate: httpapi.RateNone, Handler: httpapi.Handle(a.wellKnownClient)},
 		{Method: http.MethodGet, Path: "/.well-known/matrix/support", Auth: httpapi.None, Rate: httpapi.RateNone, Handler: httpapi.Handle(a.wellKnownSupport)},
 		{Method: http.MethodGet, Path: v3 + "/capabilities", Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.capabilities)},
+		{Method: http.MethodGet, Path: "/_matrix/client/unstable/org.matrix.msc1763/retention/configuration", Auth: httpapi.User, Handler: httpapi.Handle(a.retention)},
 		{Method: http.MethodGet, Path: v3 + "/voip/turnServer", Auth: httpapi.UserOrGuest, Handler: httpapi.Handle(a.turnServer)},
 	}
 }
@@ -166,5 +167,34 @@ func (a *API) turnServer(_ context.Context, r *httpapi.Request, _ *empty) (*turn
 	mac := hmac.New(sha1.New, []byte(a.turn.SharedSecret))
 	mac.Write([]byte(out.Username))
 	out.Password = base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	return out, nil
+}
+
+// retentionResponse has all times in milliseconds.
+type retentionResponse struct {
+	Policies map[string]map[string]int64 `json:"policies"`
+	Limits   map[string]map[string]int64 `json:"limits"`
+}
+
+// retention tells what MSC1763 has clients ask: for how long messages are kept where a room doesn't say,
+// and the limits of what it may say.
+func (a *API) retention(context.Context, *httpapi.Request, *empty) (*retentionResponse, error) {
+	r := a.rooms.Retention()
+	if !r.Enabled {
+		return nil, matrixerr.New(matrixerr.Unrecognized, "messages don't leave here")
+	}
+	out := &retentionResponse{Policies: make(map[string]map[string]int64), Limits: make(map[string]map[string]int64)}
+	set := func(all map[string]map[string]int64, of, name string, d time.Duration) {
+		if d == 0 {
+			return
+		}
+		if all[of] == nil {
+			all[of] = make(map[string]int64)
+		}
+		all[of][name] = d.Milliseconds()
+	}
+	set(out.Policies, "*", "max_lifetime", r.Lifetime(nil))
+	set(out.Limits, "max_lifetime", "min", r.Min)
+	set(out.Limits, "max_lifetime", "max", r.Max)
 	return out, nil
 }

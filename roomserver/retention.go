@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"math"
 	"slices"
 	"time"
 
@@ -28,8 +29,8 @@ type Retention struct {
 
 const (
 	retentionEvent = "m.room.retention"
-	// maxLifetime is the longest that a room may name, in seconds.
-	maxLifetime = 1<<31 - 1
+	// maxLifetime is the longest that a room may name, in milliseconds.
+	maxLifetime = 1<<53 - 1
 	// retentionRooms is how many rooms are looked at together, and expireBatch how many messages leave in
 	// one transaction, as others wait for it.
 	retentionRooms = 100
@@ -38,8 +39,8 @@ const (
 	retentionLease = time.Minute
 )
 
-// lifetime is for how long the messages of a room are kept that says this; 0 is for ever.
-func (r Retention) lifetime(content []byte) time.Duration {
+// Lifetime is for how long the messages of a room are kept that says this; 0 is for ever.
+func (r Retention) Lifetime(content []byte) time.Duration {
 	life := r.Default
 	if named, ok := lifetimeIn(content, "max_lifetime"); ok {
 		life = named
@@ -56,17 +57,18 @@ func (r Retention) lifetime(content []byte) time.Duration {
 	return life
 }
 
-// lifetimeIn is a lifetime that a room names, in seconds; a nonsensical one is as good as none.
+// lifetimeIn is a lifetime that a room names, in milliseconds; a nonsensical one is as good as none.
 func lifetimeIn(content []byte, key string) (time.Duration, bool) {
 	v := gjson.GetBytes(content, key)
 	if v.Type != gjson.Number || v.Num != float64(v.Int()) || v.Int() < 0 || v.Int() > maxLifetime {
 		return 0, false
 	}
-	return max(time.Duration(v.Int())*time.Second, time.Millisecond), true // 0 would be for ever
+	const most = math.MaxInt64 / int64(time.Millisecond)
+	return time.Duration(min(max(v.Int(), 1), most)) * time.Millisecond, true // 0 would be for ever
 }
 
-// HasRetention says whether there are rooms that don't keep their messages for ever.
-func (s *Server) HasRetention() bool { return s.retention.Enabled }
+// Retention is for how long messages are kept here.
+func (s *Server) Retention() Retention { return s.retention }
 
 // Horizon is the time, in milliseconds since 1970, up to which the messages of a room are due; nobody
 // is shown them any more, whether they have left yet or not. 0 is for a room that keeps them.
@@ -82,7 +84,7 @@ func (s *Server) Horizon(tx *storage.Tx, room *storage.Room) (int64, error) {
 	if e != nil {
 		content = e.Content()
 	}
-	life := s.retention.lifetime(content)
+	life := s.retention.Lifetime(content)
 	if life == 0 {
 		return 0, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -31,27 +32,28 @@ func TestLifetime(t *testing.T) {
 		want    time.Duration
 	}{
 		{Retention{}, `{}`, 0},
-		{Retention{}, `{"max_lifetime":60}`, time.Minute},
+		{Retention{}, `{"max_lifetime":60000}`, time.Minute},
 		{Retention{}, `{"max_lifetime":0}`, time.Millisecond},
 		{Retention{}, `{"max_lifetime":null}`, 0},
-		{Retention{}, `{"max_lifetime":"60"}`, 0},
+		{Retention{}, `{"max_lifetime":"60000"}`, 0},
 		{Retention{}, `{"max_lifetime":-1}`, 0},
 		{Retention{}, `{"max_lifetime":1.5}`, 0},
-		{Retention{}, `{"max_lifetime":2147483648}`, 0},
+		{Retention{}, `{"max_lifetime":9007199254740992}`, 0},
 		{Retention{}, `{"max_lifetime":1e300}`, 0},
-		{Retention{}, `{"max_lifetime":2147483647}`, (1<<31 - 1) * time.Second},
-		{Retention{}, `{"min_lifetime":60}`, 0},
-		{Retention{}, `{"max_lifetime":60,"min_lifetime":120}`, 2 * time.Minute},
+		{Retention{}, `{"max_lifetime":2147483648}`, 1 << 31 * time.Millisecond},
+		{Retention{}, `{"max_lifetime":9007199254740991}`, math.MaxInt64 / time.Millisecond * time.Millisecond},
+		{Retention{}, `{"min_lifetime":60000}`, 0},
+		{Retention{}, `{"max_lifetime":60000,"min_lifetime":120000}`, 2 * time.Minute},
 		{server, ``, 30 * day},
-		{server, `{"max_lifetime":172800}`, 2 * day},
-		{server, `{"max_lifetime":60}`, day},
-		{server, `{"max_lifetime":2147483647}`, 365 * day},
-		{server, `{"min_lifetime":5184000}`, 60 * day},
-		{server, `{"min_lifetime":2147483647}`, 365 * day},
+		{server, `{"max_lifetime":172800000}`, 2 * day},
+		{server, `{"max_lifetime":60000}`, day},
+		{server, `{"max_lifetime":9007199254740991}`, 365 * day},
+		{server, `{"min_lifetime":5184000000}`, 60 * day},
+		{server, `{"min_lifetime":9007199254740991}`, 365 * day},
 		{Retention{Max: day}, ``, day},
 		{Retention{Min: day}, ``, 0},
 	} {
-		if got := c.server.lifetime([]byte(c.content)); got != c.want {
+		if got := c.server.Lifetime([]byte(c.content)); got != c.want {
 			t.Errorf("with %+v, %s is %v and not %v", c.server, c.content, got, c.want)
 		}
 	}
@@ -73,7 +75,7 @@ func age(n *node, r Retention) *aging {
 
 func (a *aging) keepFor(t *testing.T, room id.RoomID, seconds int) {
 	t.Helper()
-	content := fmt.Appendf(nil, `{"max_lifetime":%d}`, seconds)
+	content := fmt.Appendf(nil, `{"max_lifetime":%d}`, seconds*1000)
 	if seconds < 0 {
 		content = []byte(`{}`)
 	}
@@ -161,7 +163,7 @@ func TestRetention(t *testing.T) {
 				send(one, spec.MRoomMember, (*string)(&one.user), fmt.Sprintf(`{"membership":"join","displayname":"%d"}`, i))
 			case 1:
 				seconds := []int{300, 600, 3600, -1}[r.IntN(4)]
-				send(a.node, retentionEvent, new(string), fmt.Sprintf(`{"max_lifetime":%d,"i":%d}`, seconds, i))
+				send(a.node, retentionEvent, new(string), fmt.Sprintf(`{"max_lifetime":%d,"i":%d}`, seconds*1000, i))
 			case 2, 3:
 				rel := []string{"m.thread", "m.replace", "m.annotation", "m.reference"}[r.IntN(4)]
 				send(one, "m.room.message", nil, fmt.Sprintf(`{"body":"secret","m.relates_to":{"rel_type":%q,"event_id":%q,"key":"%d"}}`, rel, some.ID, i))

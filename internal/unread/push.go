@@ -196,7 +196,7 @@ func (c *Counter) countTotal(tx *storage.Tx, user id.UserID, t *total) error {
 
 // touchFleeting adds the rooms whose messages may have become due since they were counted.
 func (c *Counter) touchFleeting(tx *storage.Tx, t *total, touched map[storage.RoomNID]bool) error {
-	if !c.rooms.HasRetention() {
+	if !c.rooms.Retention().Enabled {
 		return nil
 	}
 	for nid := range t.rooms {

@@ -13,10 +13,14 @@ import (
 func TestRetention(t *testing.T) {
 	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
 		srv := harness.StartConfigured(t, db, "registration:\n  allow: anyone\nrate_limits:\n  enabled: false\n"+
-			"retention:\n  enabled: true\n  min_lifetime: 0s\n  interval: 200ms\n")
+			"retention:\n  enabled: true\n  min_lifetime: 0s\n  max_lifetime: 8760h\n  interval: 200ms\n")
 		alice, bob := srv.Register(t, "alice"), srv.Register(t, "bob")
 		kept, fleeting := alice.NewRoomWith(bob), alice.NewRoomWith(bob)
-		alice.SetState(fleeting, event.NewEventType("m.room.retention"), "", map[string]any{"max_lifetime": 1})
+		alice.SetState(fleeting, event.NewEventType("m.room.retention"), "", map[string]any{"max_lifetime": 1000})
+		limits := alice.Do("GET", "/_matrix/client/unstable/org.matrix.msc1763/retention/configuration", nil)
+		if got := limits.Get("limits").Raw; limits.Status != 200 || got != `{"max_lifetime":{"max":31536000000}}` {
+			t.Errorf("the limits are %d %s", limits.Status, got)
+		}
 		stays := alice.Say(kept, "apple")
 		for range 3 {
 			goes := alice.Say(fleeting, "pear")
