@@ -12,9 +12,13 @@ import (
 
 func (a *API) accountDataRoutes() httpapi.Table {
 	const user = v3 + "/user/{userId}"
+	// MSC3391: deleting account data
+	const deleting = "/_matrix/client/unstable/org.matrix.msc3391/user/{userId}"
 	return httpapi.Table{
 		{Method: http.MethodGet, Path: user + "/account_data/{type}", Auth: httpapi.User, Handler: httpapi.Handle(a.getAccountData)},
 		{Method: http.MethodPut, Path: user + "/account_data/{type}", Auth: httpapi.User, NeedBody: true, Handler: httpapi.Handle(a.putAccountData)},
+		{Method: http.MethodDelete, Path: deleting + "/account_data/{type}", Auth: httpapi.User, Handler: httpapi.Handle(a.deleteAccountData)},
+		{Method: http.MethodDelete, Path: deleting + "/rooms/{roomId}/account_data/{type}", Auth: httpapi.User, Handler: httpapi.Handle(a.deleteRoomAccountData)},
 		{Method: http.MethodGet, Path: user + "/rooms/{roomId}/account_data/{type}", Auth: httpapi.User, Handler: httpapi.Handle(a.getRoomAccountData)},
 		{Method: http.MethodPut, Path: user + "/rooms/{roomId}/account_data/{type}", Auth: httpapi.User, NeedBody: true, Handler: httpapi.Handle(a.putRoomAccountData)},
 		{Method: http.MethodGet, Path: user + "/rooms/{roomId}/tags", Auth: httpapi.User, Handler: httpapi.Handle(a.getTags)},
@@ -45,6 +49,10 @@ func (a *API) putAccountData(ctx context.Context, r *httpapi.Request, in *putAcc
 	return a.writeAccountData(ctx, r, in.UserID, "", in.Type, in.Content)
 }
 
+func (a *API) deleteAccountData(ctx context.Context, r *httpapi.Request, in *accountDataRequest) (*empty, error) {
+	return a.writeAccountData(ctx, r, in.UserID, "", in.Type, nil)
+}
+
 type roomAccountDataRequest struct {
 	UserID id.UserID `path:"userId"`
 	RoomID id.RoomID `path:"roomId"`
@@ -64,6 +72,10 @@ type putRoomAccountDataRequest struct {
 
 func (a *API) putRoomAccountData(ctx context.Context, r *httpapi.Request, in *putRoomAccountDataRequest) (*empty, error) {
 	return a.writeAccountData(ctx, r, in.UserID, in.RoomID, in.Type, in.Content)
+}
+
+func (a *API) deleteRoomAccountData(ctx context.Context, r *httpapi.Request, in *roomAccountDataRequest) (*empty, error) {
+	return a.writeAccountData(ctx, r, in.UserID, in.RoomID, in.Type, nil)
 }
 
 func (a *API) readAccountData(ctx context.Context, r *httpapi.Request, user id.UserID, room id.RoomID, typ string) (httpapi.RawJSON, error) {

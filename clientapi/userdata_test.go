@@ -104,6 +104,15 @@ func TestAccountData(t *testing.T) {
 			n.do(t, "GET", path+"m.x", token, "").want(404, "M_NOT_FOUND")
 			n.do(t, "PUT", path+"m.x", token, `{"at":"`+at+`"}`).json(`{}`)
 			n.do(t, "GET", path+"m.x", token, "").json(`{"at":"` + at + `"}`)
+			deleting := strings.Replace(path, v3, "/_matrix/client/unstable/org.matrix.msc3391", 1)
+			for _, test := range []struct{ method, path, body string }{{"DELETE", deleting, ""}, {"PUT", path, `{ }`}} {
+				n.do(t, "PUT", path+"m.y", token, `{"y":1}`).json(`{}`)
+				n.do(t, test.method, test.path+"m.y", token, test.body).json(`{}`)
+				n.do(t, "DELETE", deleting+"m.y", token, "").json(`{}`) // and once more
+				n.do(t, "GET", path+"m.y", token, "").want(404, "M_NOT_FOUND")
+			}
+			n.do(t, "DELETE", deleting+"m.push_rules", token, "").want(405, "M_BAD_JSON")
+			n.do(t, "DELETE", strings.Replace(deleting, "alice", "bob", 1)+"m.x", token, "").want(403, "M_FORBIDDEN")
 			n.do(t, "PUT", path+"m.fully_read", token, `{}`).want(405, "M_BAD_JSON")
 			n.do(t, "PUT", path+"m.push_rules", token, `{}`).want(405, "M_BAD_JSON")
 			n.do(t, "PUT", path+"m.x", token, `[]`).want(400, "M_BAD_JSON")

@@ -11,9 +11,12 @@ type AccountData struct {
 	Room id.RoomID
 	Type string
 	Pos  id.Pos
-	// Content is a JSON object.
+	// Content is a JSON object; NoAccountData where it was deleted.
 	Content []byte
 }
+
+// NoAccountData is the content of account data that was deleted: the row stays, so that clients learn of it.
+const NoAccountData = `{}`
 
 func scanAccountData(row sqldb.Scanner) (d AccountData, err error) {
 	return d, row.Scan(&d.Room, &d.Type, &d.Pos, &d.Content)
@@ -33,10 +36,10 @@ func (tx *Tx) GetAccountDataPos(user id.UserID, room id.RoomID, typ string) (pos
 }
 
 // ListAccountData is all account data of a user with from < pos <= to, global and of rooms,
-// by room and type.
-func (tx *Tx) ListAccountData(user id.UserID, from, to id.Pos) ([]AccountData, error) {
+// by room and type; with what was deleted, if that is asked for.
+func (tx *Tx) ListAccountData(user id.UserID, from, to id.Pos, deleted bool) ([]AccountData, error) {
 	return sqldb.List(tx.Tx, scanAccountData, `SELECT room_id, type, pos, content FROM account_data
-		WHERE user_id = $1 AND pos > $2 AND pos <= $3 ORDER BY room_id, type`, user, from, to)
+		WHERE user_id = $1 AND pos > $2 AND pos <= $3 AND ($4 OR content <> '`+NoAccountData+`') ORDER BY room_id, type`, user, from, to, deleted)
 }
 
 // ListAccountDataOfType is a user's account data of one type, global and of rooms.

@@ -10,6 +10,8 @@ import (
 	"math"
 	"slices"
 
+	"github.com/tidwall/gjson"
+
 	"parley/internal/filter"
 	"parley/internal/id"
 	"parley/internal/matrixerr"
@@ -41,19 +43,27 @@ func (s *Server) GetAccountData(ctx context.Context, user id.UserID, room id.Roo
 // storedAccountData is a piece of account data as it is kept.
 func (s *Server) storedAccountData(ctx context.Context, user id.UserID, room id.RoomID, typ string) (json.RawMessage, error) {
 	d, err := storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.AccountData, error) { return tx.GetAccountData(user, room, typ) })
+	if err == nil && string(d.Content) == storage.NoAccountData {
+		err = storage.ErrNotFound
+	}
 	return d.Content, notFound(err, "there is no account data of that type")
 }
 
 // SetAccountData writes a piece of a user's account data, as a client asks: the types that the
-// server manages are refused. content is a JSON object.
+// server manages are refused. content is a JSON object; an empty one, or none, deletes what is there, which is [MSC3391].
 //
 // spec: client-server-api/modules/account_data.md#server-behaviour
+//
+// [MSC3391]: https://github.com/matrix-org/matrix-spec-proposals/pull/3391
 func (s *Server) SetAccountData(ctx context.Context, user id.UserID, room id.RoomID, typ string, content json.RawMessage) error {
 	switch {
 	case typ == FullyReadType || typ == PushRulesType:
 		return matrixerr.New(matrixerr.BadJSON, "%s cannot be set as account data", typ).WithStatus(405)
 	case typ == "" || len(typ) > id.MaxLength || !cleanText(typ):
 		return matrixerr.New(matrixerr.InvalidParam, "the type is empty, longer than %d bytes, or has characters that are not allowed", id.MaxLength)
+	}
+	if len(gjson.ParseBytes(content).Map()) == 0 {
+		content = json.RawMessage(storage.NoAccountData)
 	}
 	return s.db.Write(ctx, func(tx *storage.Tx) error { return putAccountData(tx, user, room, typ, content) })
 }
@@ -65,7 +75,7 @@ func putAccountData(tx *storage.Tx, user id.UserID, room id.RoomID, typ string, 
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
-	if err == nil && bytes.Equal(old.Content, content) {
+	if err == nil && bytes.Equal(old.Content, content) || err != nil && string(content) == storage.NoAccountData {
 		return nil
 	}
 	if err := tx.InsertAccountData(user, &storage.AccountData{Room: room, Type: typ, Pos: old.Pos, Content: content}); err != nil {
@@ -157,7 +167,7 @@ func (s *Server) updateTags(ctx context.Context, user id.UserID, room id.RoomID,
 // ListRoomAccountData is all that a user keeps here about a room.
 func (s *Server) ListRoomAccountData(ctx context.Context, user id.UserID, room id.RoomID) ([]storage.AccountData, error) {
 	all, err := storage.Get(ctx, s.db, func(tx *storage.Tx) ([]storage.AccountData, error) {
-		return tx.ListAccountData(user, 0, math.MaxInt64)
+		return tx.ListAccountData(user, 0, math.MaxInt64, false)
 	})
 	return slices.DeleteFunc(all, func(d storage.AccountData) bool { return d.Room != room }), err
 }

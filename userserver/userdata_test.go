@@ -228,7 +228,7 @@ func TestAccountData(t *testing.T) {
 			t.Fatalf("notices %+v", notices)
 		}
 		rows := must[[]storage.AccountData](t)(storage.Get(ctx, f.db, func(tx *storage.Tx) ([]storage.AccountData, error) {
-			return tx.ListAccountData(user, notices[0].Pos, notices[1].Pos)
+			return tx.ListAccountData(user, notices[0].Pos, notices[1].Pos, true)
 		}))
 		if len(rows) != 1 || rows[0].Room != "!r:x" || string(rows[0].Content) != `{"b":1}` {
 			t.Errorf("account data since then: %+v", rows)

@@ -231,7 +231,7 @@ func (b *builder) accountData() (news bool, err error) {
 	if b.known && !b.hasNotice(stream.AccountData) {
 		return false, nil
 	}
-	data, err := b.tx.ListAccountData(b.req.user, b.from(), b.head.Pos)
+	data, err := b.tx.ListAccountData(b.req.user, b.from(), b.head.Pos, !b.req.initial)
 	if err == nil {
 		data, err = b.showPushRules(data)
 	}

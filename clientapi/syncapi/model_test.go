@@ -528,7 +528,7 @@ func (h *history) compare(c *client) {
 		if err != nil {
 			return err
 		}
-		data, err := tx.ListAccountData(c.user, 0, 1<<40)
+		data, err := tx.ListAccountData(c.user, 0, 1<<40, false)
 		for _, d := range data {
 			known := c.rooms[d.Room] != nil && c.rooms[d.Room].section == "join" || d.Room == ""
 			if got := c.data[string(d.Room)+"/"+d.Type]; known && got != string(d.Content) {

@@ -543,7 +543,7 @@ func (b *builder) roomAccountData(room id.RoomID, whole bool) (bool, error) {
 	data := b.roomData[room]
 	if whole && !b.req.initial {
 		if b.wholeData == nil {
-			all, err := b.tx.ListAccountData(b.req.user, 0, b.head.Pos)
+			all, err := b.tx.ListAccountData(b.req.user, 0, b.head.Pos, true)
 			if err != nil {
 				return false, err
 			}
@@ -551,9 +551,14 @@ func (b *builder) roomAccountData(room id.RoomID, whole bool) (bool, error) {
 		}
 		data = b.wholeData[room]
 	}
-	return b.writeSomeAccountData(data, f.Most(math.MaxInt), func(typ string) bool {
+	any := b.writeSomeAccountData(data, f.Most(math.MaxInt), func(typ string) bool {
 		return f.MatchEvent(room, typ, b.req.user, false, "")
-	}), nil
+	})
+	if !any && b.req.initial { // a client may look for what is not there any more
+		b.out.events("account_data")
+		b.out.endEvents()
+	}
+	return any, nil
 }
 
 func byRoom(data []storage.AccountData) map[id.RoomID][]storage.AccountData {

@@ -117,7 +117,7 @@ func (s *slider) slidingAccountData() (news bool, err error) {
 			from = w.since
 		}
 	}
-	data, err := s.tx.ListAccountData(s.req.user, from, s.head.Pos)
+	data, err := s.tx.ListAccountData(s.req.user, from, s.head.Pos, s.from() > 0)
 	if err != nil {
 		return false, err
 	}

@@ -521,7 +521,7 @@ func (h *slidingHistory) holdRoom(c *slidingClient, m *modelRoom, p *slidingPict
 func (h *slidingHistory) holdExtensions(c *slidingClient, m *modelRoom, p *slidingPicture, fail func(string, any, any)) {
 	h.Helper()
 	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
-		data, err := tx.ListAccountData(c.user, 0, math.MaxInt64)
+		data, err := tx.ListAccountData(c.user, 0, math.MaxInt64, false)
 		h.ok(err)
 		for _, d := range data {
 			if got := c.data[string(d.Room)+"/"+d.Type]; d.Room == m.id && got != string(d.Content) {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"slices"
 	"testing"
 
 	"maunium.net/go/mautrix"
@@ -147,6 +148,25 @@ func accountData(t *testing.T, srv *harness.Server) {
 		}
 		if _, ok := got["dark"].(bool); !ok {
 			t.Errorf("the account data is %v", got)
+		}
+	}
+	// What is deleted is shown as empty to who knows it, and not at all to others: MSC3391.
+	deleted := harness.Path("unstable", "org.matrix.msc3391", "user", alice.UserID.String())
+	alice.Do("DELETE", deleted+"/account_data/org.example.settings", nil).WantOK(t)
+	alice.Do("DELETE", deleted+"/rooms/"+room.String()+"/account_data/org.example.settings", nil).WantOK(t)
+	none := func(events []*event.Event) bool {
+		return slices.ContainsFunc(events, func(evt *event.Event) bool { return evt.Type.Type == "org.example.settings" && len(contents(evt)) == 0 })
+	}
+	var global, inRoom bool
+	seen.Until("the account data go", func(resp *mautrix.RespSync) bool {
+		global = global || none(resp.AccountData.Events)
+		inRoom = inRoom || resp.Rooms.Join[room] != nil && none(resp.Rooms.Join[room].AccountData.Events)
+		return global && inRoom
+	})
+	first := phone.Stream().Next()
+	for _, evt := range append(first.AccountData.Events, first.Rooms.Join[room].AccountData.Events...) {
+		if evt.Type.Type == "org.example.settings" {
+			t.Errorf("the first sync shows what was deleted")
 		}
 	}
 }
