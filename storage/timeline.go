@@ -128,7 +128,7 @@ type LogEntry struct {
 func (tx *Tx) ListLog(from, to id.Pos, limit int) ([]LogEntry, error) {
 	return sqldb.List(tx.Tx, func(row sqldb.Scanner) (l LogEntry, err error) {
 		return l, row.Scan(&l.Pos, &l.Room, &l.Event)
-	}, `SELECT ord, room_nid, event_nid FROM timeline WHERE ord > 0 AND ord > $1 AND ord <= $2 ORDER BY ord LIMIT $3`, from, to, limit)
+	}, `SELECT ord, room_nid, event_nid FROM timeline WHERE ord > $1 AND ord <= $2 ORDER BY ord LIMIT $3`, from, to, limit)
 }
 
 // ListRoomsInLog are the rooms that have events in the log with from < pos <= to. Nothing
@@ -136,7 +136,7 @@ func (tx *Tx) ListLog(from, to id.Pos, limit int) ([]LogEntry, error) {
 func (tx *Tx) ListRoomsInLog(from, to id.Pos, limit int) (rooms map[RoomNID]struct{}, complete bool, err error) {
 	rooms = make(map[RoomNID]struct{})
 	n := 0
-	err = tx.Query(`SELECT room_nid FROM timeline WHERE ord > 0 AND ord > $1 AND ord <= $2 ORDER BY ord LIMIT $3`,
+	err = tx.Query(`SELECT room_nid FROM timeline WHERE ord > $1 AND ord <= $2 ORDER BY ord LIMIT $3`,
 		[]any{from, to, limit + 1}, func(row sqldb.Scanner) error {
 			var room RoomNID
 			n++

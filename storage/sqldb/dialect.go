@@ -34,6 +34,7 @@ func (d Dialect) String() string {
 //	= ANY($1)     -> IN (SELECT value FROM json_each(?1))
 //	FOR UPDATE    -> (nothing: SQLite has one writer)
 //	FOR UPDATE SKIP LOCKED likewise
+//	LIMIT $1      -> LIMIT 0+?1 (or SQLite plans the statement anew for each limit)
 //
 // Text in single quotes stays as it is.
 func (d Dialect) rewrite(query string) string {
@@ -56,6 +57,9 @@ func (d Dialect) rewrite(query string) string {
 			n := digits(rest[7:])
 			fmt.Fprintf(&out, "IN (SELECT value FROM json_each(?%s))", rest[7:7+n])
 			i += 7 + n + 1
+		case strings.HasPrefix(rest, "LIMIT $"):
+			out.WriteString("LIMIT 0+")
+			i += len("LIMIT ")
 		case rest[0] == '$' && digits(rest[1:]) > 0:
 			out.WriteByte('?')
 			i++
