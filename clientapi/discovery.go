@@ -61,10 +61,11 @@ const newestMinor = 19
 // spec: client-server-api/index.md#api-versions
 func (a *API) versions(context.Context, *httpapi.Request, *empty) (*versionsResponse, error) {
 	out := &versionsResponse{UnstableFeatures: map[string]bool{
-		"org.matrix.msc3391":            true,
-		"org.matrix.msc3814":            true,
-		"org.matrix.msc3874":            true,
-		"org.matrix.simplified_msc3575": true,
+		"org.matrix.msc3391":                      true,
+		"org.matrix.msc3814":                      true,
+		"org.matrix.msc3874":                      true,
+		"org.matrix.simplified_msc3575":           true,
+		"uk.half-shot.msc2666.query_mutual_rooms": true,
 	}}
 	for minor := 1; minor <= newestMinor; minor++ {
 		out.Versions = append(out.Versions, fmt.Sprintf("v1.%d", minor))

@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strconv"
@@ -129,12 +130,16 @@ func (a *API) hierarchy(ctx context.Context, r *httpapi.Request, in *hierarchyRe
 type mutualRoomsRequest struct {
 	UserID string `query:"user_id,required"`
 	From   string `query:"from"`
+	// BatchToken is MSC2666's name of From.
+	BatchToken string `query:"batch_token"`
 }
 
 type mutualRoomsResponse struct {
 	Joined    []id.RoomID `json:"joined"`
 	Count     int         `json:"count"`
 	NextBatch string      `json:"next_batch,omitempty"`
+	// NextBatchToken is MSC2666's name of NextBatch.
+	NextBatchToken string `json:"next_batch_token,omitempty"`
 }
 
 // mutualPage is how many rooms an answer names.
@@ -147,8 +152,8 @@ func (a *API) mutualRooms(ctx context.Context, r *httpapi.Request, in *mutualRoo
 		return nil, matrixerr.New(matrixerr.InvalidParam, "user_id is not the ID of another user.")
 	}
 	after := int64(0)
-	if in.From != "" {
-		if after, err = strconv.ParseInt(in.From, 10, 64); err != nil || after <= 0 {
+	if from := cmp.Or(in.From, in.BatchToken); from != "" {
+		if after, err = strconv.ParseInt(from, 10, 64); err != nil || after <= 0 {
 			return nil, matrixerr.New(matrixerr.InvalidParam, "from is not a token of this server.")
 		}
 	}
@@ -159,6 +164,7 @@ func (a *API) mutualRooms(ctx context.Context, r *httpapi.Request, in *mutualRoo
 	out := &mutualRoomsResponse{Joined: rooms, Count: total}
 	if next != 0 {
 		out.NextBatch = strconv.FormatInt(next, 10)
+		out.NextBatchToken = out.NextBatch
 	}
 	return out, nil
 }

@@ -43,7 +43,18 @@ func (s *Server) GetProfile(ctx context.Context, user id.UserID, field string) (
 		if s.remote == nil {
 			return nil, matrixerr.New(matrixerr.NotFound, "the profile of %s is on another server, and this one talks to none", user)
 		}
-		return s.remote.Profile(ctx, user, field)
+		profile, err := s.remote.Profile(ctx, user, field)
+		if err != nil {
+			return nil, err
+		}
+		if field == "" && profile != nil {
+			return profile, nil
+		}
+		value, ok := profile[field]
+		if !ok {
+			return nil, notFound(storage.ErrNotFound, "there is no such profile")
+		}
+		return map[string]json.RawMessage{field: value}, nil
 	}
 	profile := make(map[string]json.RawMessage)
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {

@@ -16,16 +16,7 @@ import (
 func TestEmail(t *testing.T) {
 	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
 		office := mailtest.Open(t)
-		srv := harness.StartConfigured(t, db, `registration:
-  allow: token
-  token: of-the-house
-  require_email: true
-  terms: [{name: privacy, version: "1", title: Privacy, url: "https://example.org/privacy"}]
-rate_limits:
-  enabled: false
-well_known:
-  client_base_url: https://matrix.example.org
-`+office.Settings())
+		srv := harness.StartConfigured(t, db, harness.StrictRegistration+office.Settings())
 		alice := srv.Anonymous(t)
 		alice.Password = "password of alice"
 		shown := asked(t, alice, "register", "alice@example.com")

@@ -1,25 +1,11 @@
 package contract
 
 import (
-	"strings"
 
 	"maunium.net/go/mautrix/event"
 
 	"parley/test/harness"
 )
-
-// administrator makes an account with power over the node.
-func (s *scene) administrator() *harness.User {
-	s.t.Helper()
-	out, status := s.server.Command("user", "create", "root", "--admin")
-	_, password, found := strings.Cut(strings.TrimSpace(out), "the password is ")
-	if status != 0 || !found {
-		s.t.Fatalf("user create: status %d: %s", status, out)
-	}
-	root := s.server.Anonymous(s.t)
-	root.UserID, root.Password = "root", strings.TrimSuffix(password, ".")
-	return root.Login()
-}
 
 // session is where user-interactive authentication goes on after its first answer.
 func session(resp harness.Response) string { return resp.Get("session").Str }

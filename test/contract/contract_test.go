@@ -96,7 +96,7 @@ func TestClientServer(t *testing.T) {
 		network := harness.NewNetwork(t)
 		s.identity = newIdentityServer(t, network)
 		s.server = network.ParleyConfigured(t, db, settings+s.post.Settings())
-		s.root = s.administrator()
+		s.root = s.server.Administrator(t, "root")
 		for _, story := range []func(*scene){
 			tokens, closed, invited,
 			discovery, registration, sessions, passwords, addresses, devices, administration, profiles, clientData, pushing, reports,

@@ -30,6 +30,19 @@ const (
 	configFile = "parley.yaml"
 )
 
+// StrictRegistration are settings by which who wants an account needs the token "of-the-house", the terms and an address;
+// how mail is sent is to be added.
+const StrictRegistration = `registration:
+  allow: token
+  token: of-the-house
+  require_email: true
+  terms: [{name: privacy, version: "1", title: Privacy, url: "https://example.org/privacy"}]
+rate_limits:
+  enabled: false
+well_known:
+  client_base_url: https://matrix.example.org
+`
+
 // Server is one homeserver process, or between Stop and Run again, the data that it left. It is a parley unless
 // something else is said.
 type Server struct {

@@ -39,6 +39,29 @@ func (s *Server) Register(t testing.TB, name string) *User {
 	return u
 }
 
+// Administrator makes an account with the power to administrate the server, by the command for that, and logs it in.
+func (s *Server) Administrator(t testing.TB, name string) *User {
+	t.Helper()
+	out, status := s.Command("user", "create", name, "--admin")
+	if status != 0 {
+		t.Fatalf("user create: %s", out)
+	}
+	u := s.Anonymous(t)
+	u.UserID, u.Password = id.UserID(name), PasswordIn(t, out)
+	return u.Login()
+}
+
+// PasswordIn finds the password that a command told.
+func PasswordIn(t testing.TB, out string) string {
+	t.Helper()
+	_, password, found := strings.Cut(out, "the password is ")
+	if !found {
+		t.Fatalf("no password in %q", out)
+	}
+	password, _, _ = strings.Cut(password, "\n") // warnings may follow
+	return strings.TrimSuffix(password, ".")
+}
+
 // Anonymous is a client that has not logged in.
 func (s *Server) Anonymous(t testing.TB) *User {
 	t.Helper()

@@ -4,12 +4,9 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 import { ClientEvent, Direction, EventType, RoomEvent, SearchOrderBy } from "matrix-js-sdk";
-import { heard, login, message, register, start } from "./person.js";
+import { heard, login, message, refused, register, start } from "./person.js";
 
 const word = () => `w${randomUUID().slice(0, 8)}`;
-
-// refused waits for the refusal of a request.
-const refused = (promise, errcode) => assert.rejects(promise, (error) => error.errcode === errcode);
 
 test("spaces and summaries", async () => {
     const [alice, bob] = [await register("alice"), await register("bob")];
@@ -96,6 +93,9 @@ test("whom one ignores, and who may invite", async (t) => {
     const { event_id: said } = await bob.sendTextMessage(roomId, "rude");
     await alice.reportEvent(roomId, said, -100, "rude");
     await alice.reportRoom(roomId, "rude");
+    await refused(mallory.reportEvent(roomId, said, -100, "I was told"), "M_NOT_FOUND");
+    assert.deepEqual(await alice._unstable_getSharedRooms(bob.getUserId()), [roomId]);
+    assert.deepEqual(await alice._unstable_getSharedRooms(mallory.getUserId()), []);
 });
 
 test("an upgraded room", async (t) => {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ClientEvent, EventType, RoomEvent, RoomMemberEvent, RoomStateEvent } from "matrix-js-sdk";
+import { ClientEvent, Direction, EventType, RoomEvent, RoomMemberEvent, RoomStateEvent, ThreadFilterType } from "matrix-js-sdk";
 import { bodies, heard, login, message, register, start } from "./person.js";
 
 test("two people talk", async (t) => {
@@ -126,6 +126,22 @@ test("relations and threads", async (t) => {
     assert.deepEqual(events.map((event) => event.getId()), [reply]);
     const reactions = await phone.relations(roomId, root, "m.annotation", EventType.Reaction);
     assert.equal(reactions.events[0].getRelation().key, "👍");
+
+    // What relates to what relates to it, on request; the threads of the room, and those with something of hers.
+    const { event_id: liked } = await alice.sendEvent(roomId, EventType.Reaction, {
+        "m.relates_to": { rel_type: "m.annotation", event_id: reply, key: "🎉" },
+    });
+    const related = async (opts) => (await phone.fetchRelations(roomId, root, null, null, opts)).chunk.map((event) => event.event_id);
+    assert.ok(!(await related({})).includes(liked));
+    assert.ok((await related({ recurse: true })).includes(liked));
+    for (const kind of [ThreadFilterType.All, ThreadFilterType.My]) {
+        const { chunk } = await phone.createThreadListMessagesRequest(roomId, null, 10, Direction.Backward, kind);
+        assert.deepEqual(chunk.map((event) => event.event_id), [root]);
+        const summary = chunk[0].unsigned["m.relations"]["m.thread"];
+        assert.equal(summary.latest_event.event_id, reply);
+        assert.equal(summary.count, 1);
+        assert.equal(summary.current_user_participated, true);
+    }
 });
 
 test("leaves, and comes again", async (t) => {

@@ -4,8 +4,10 @@ package js
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"testing"
 
+	"parley/internal/mail/mailtest"
 	"parley/test/harness"
 )
 
@@ -23,6 +25,30 @@ func TestChapters(t *testing.T) {
 	})
 }
 
+// TestAccounts is about how one comes to an account and loses it: new ones need a token, the terms and an address. The tests have
+// mails read by asking for PARLEY_POST with the address.
+func TestAccounts(t *testing.T) {
+	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
+		office := mailtest.Open(t)
+		srv := harness.StartConfigured(t, db, harness.StrictRegistration+office.Settings())
+		root := srv.Administrator(t, "root")
+		post := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			office.Confirm(t, srv.URL, r.URL.Query().Get("address"))
+		}))
+		defer post.Close()
+		run(t, "accounts.test.js", srv, "PARLEY_POST="+post.URL, "PARLEY_ROOT="+root.AccessToken)
+	})
+}
+
+// TestFar has the users of two nodes deal with each other.
+func TestFar(t *testing.T) {
+	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
+		network := harness.NewNetwork(t)
+		srv, other := network.Parley(t, db, ""), network.Parley(t, db.Another(t), "")
+		run(t, "far.test.js", srv, "PARLEY_OTHER_URL="+other.URL)
+	})
+}
+
 func TestEncryption(t *testing.T) {
 	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
 		srv := harness.Start(t, db)
@@ -35,7 +61,7 @@ func TestEncryption(t *testing.T) {
 }
 
 // run runs one file of tests against the server.
-func run(t *testing.T, file string, srv *harness.Server) {
+func run(t *testing.T, file string, srv *harness.Server, environment ...string) {
 	t.Helper()
-	harness.StartJS(t, file, "PARLEY_URL="+srv.URL).Wait(t)
+	harness.StartJS(t, file, append(environment, "PARLEY_URL="+srv.URL)...).Wait(t)
 }

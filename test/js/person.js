@@ -1,5 +1,6 @@
 // A person with one device: a matrix-js-sdk client, and ways to wait for what it hears.
 
+import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { ClientEvent, RoomEvent, createClient } from "matrix-js-sdk";
 
@@ -20,8 +21,14 @@ export async function register(name, url = baseUrl) {
         password,
         auth: { type: "m.login.dummy" },
     });
-    return clientOf(url, account, password, new Map());
+    return person(url, account, password);
 }
+
+// person is the first device of an account that was just made.
+export const person = (url, account, password) => clientOf(url, account, password, new Map());
+
+// refused waits for the refusal of a request.
+export const refused = (promise, errcode) => assert.rejects(promise, (error) => error.errcode === errcode);
 
 // login is the same account on a further device.
 export async function login(client) {

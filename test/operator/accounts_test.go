@@ -45,13 +45,7 @@ func TestLockAndSuspend(t *testing.T) {
 	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
 		srv := harness.StartConfigured(t, db, "registration:\n  allow: anyone\nrate_limits:\n  enabled: false\n")
 		alice, bob := srv.Register(t, "alice"), srv.Register(t, "bob")
-		out, status := srv.Command("user", "create", "root", "--admin")
-		if status != 0 {
-			t.Fatalf("user create: %s", out)
-		}
-		root := srv.Anonymous(t)
-		root.UserID, root.Password = "@root:localhost", passwordIn(t, out)
-		root = root.Login()
+		root := srv.Administrator(t, "root")
 		if _, err := root.Versions(t.Context()); err != nil { // for those that the library asks the server's version for
 			t.Fatal(err)
 		}

@@ -49,7 +49,7 @@ func TestUserCommands(t *testing.T) {
 			}
 			return out
 		}
-		password := passwordIn(t, run("user", "create", "alice"))
+		password := harness.PasswordIn(t, run("user", "create", "alice"))
 		token := login(t, srv, "alice", password).WantOK(t).Get("access_token").String()
 		whoami := func() harness.Response {
 			return srv.Do(t, "GET", harness.Path("v3", "account", "whoami"), token, nil)
@@ -59,13 +59,13 @@ func TestUserCommands(t *testing.T) {
 			t.Errorf("a second account of the name was made: %s", out)
 		}
 
-		another := passwordIn(t, run("user", "reset-password", "alice"))
+		another := harness.PasswordIn(t, run("user", "reset-password", "alice"))
 		login(t, srv, "alice", password).WantError(t, 403, "M_FORBIDDEN")
 		login(t, srv, "alice", another).WantOK(t)
 		eventually(t, "the old session's end", func() bool { return whoami().Status == http.StatusUnauthorized })
 
 		srv.Stop()
-		bob := passwordIn(t, run("user", "create", "bob", "--admin"))
+		bob := harness.PasswordIn(t, run("user", "create", "bob", "--admin"))
 		if list := run("user", "list"); !strings.Contains(list, "@alice:localhost") || !strings.Contains(list, "@bob:localhost") {
 			t.Errorf("the list of users is %q", list)
 		}
@@ -77,16 +77,6 @@ func TestUserCommands(t *testing.T) {
 			t.Errorf("a deactivated user's login was answered with %d %s", refused.Status, refused.Body)
 		}
 	})
-}
-
-// passwordIn finds the password that a command told.
-func passwordIn(t *testing.T, out string) string {
-	t.Helper()
-	_, password, found := strings.Cut(strings.TrimSpace(out), "the password is ")
-	if !found {
-		t.Fatalf("no password in %q", out)
-	}
-	return strings.TrimSuffix(password, ".")
 }
 
 // eventually waits for what a running server notices within seconds.
