@@ -146,7 +146,13 @@ func (b *builder) begin() error {
 	b.touched, b.typing = make(map[id.RoomID]bool), make(map[id.RoomID]bool)
 	for i := range b.notices {
 		n := &b.notices[i]
-		if n.Room == "" || n.Pos > pos {
+		if n.Pos > pos {
+			// The snapshot does not show it yet. If the user has come to a room or left one by it, the hub
+			// names by that what concerns them, and not by the rooms that the snapshot shows.
+			b.known = b.known && !(n.Kind == stream.Event && slices.Contains(n.Users, b.req.user))
+			continue
+		}
+		if n.Room == "" {
 			continue
 		}
 		b.touched[n.Room] = true
