@@ -91,15 +91,6 @@ func (s *Server) Horizon(tx *storage.Tx, room *storage.Room) (int64, error) {
 	return s.now() - life.Milliseconds(), nil
 }
 
-// Due says whether an event is a message that has left, or is due to by a room's horizon.
-func Due(e *storage.Event, horizon int64) bool {
-	if e.Expired || horizon == 0 {
-		return e.Expired
-	}
-	f := gjson.GetManyBytes(e.JSON, "origin_server_ts", "state_key")
-	return f[0].Int() <= horizon && !f[1].Exists()
-}
-
 // Due says whether an event is a message that nobody is shown any more.
 func (v *View) Due(e *storage.Event) (bool, error) {
 	if v.horizon == nil {
@@ -109,7 +100,7 @@ func (v *View) Due(e *storage.Event) (bool, error) {
 		}
 		v.horizon = &horizon
 	}
-	return Due(e, *v.horizon), nil
+	return e.Due(*v.horizon), nil
 }
 
 // withoutDue leaves out the relations of events that are due.
@@ -128,7 +119,7 @@ func (s *Server) withoutDue(tx *storage.Tx, room *storage.Room, relations []stor
 	}
 	due := make(map[storage.EventNID]bool)
 	for i := range rows {
-		due[rows[i].NID] = Due(&rows[i], horizon)
+		due[rows[i].NID] = rows[i].Due(horizon)
 	}
 	return slices.DeleteFunc(relations, func(r storage.Relation) bool { return due[r.Event] }), nil
 }

@@ -94,7 +94,7 @@ func (a *aging) dueNow(t *testing.T, room id.RoomID) (due []id.EventID, extremit
 		horizon, err := a.Horizon(tx, &r)
 		due, extremities = nil, r.Extremities
 		for _, e := range a.events(t, room) {
-			if Due(&e.Event, horizon) {
+			if e.Due(horizon) {
 				due = append(due, e.ID)
 			}
 		}

@@ -72,7 +72,7 @@ func (s *Server) serve(tx *storage.Tx, origin id.ServerName, room id.RoomID) (*s
 // gone says whether an event is a message whose time is up: it is given to nobody, but has its place in the
 // DAG. One that none follows is given, without its content, as others follow it with theirs.
 func (v *serving) gone(e *event) bool {
-	return Due(&e.Event, v.horizon) && !isExtremity(&v.room, e.NID)
+	return e.Due(v.horizon) && !isExtremity(&v.room, e.NID)
 }
 
 // event is an event of the room that has, or had, a place in its DAG.
@@ -202,7 +202,7 @@ func (v *serving) text(e *event) (json.RawMessage, error) {
 	if err == nil && !seen {
 		seen, err = v.wasGiven(e)
 	}
-	if err == nil && seen && !Due(&e.Event, v.horizon) {
+	if err == nil && seen && !e.Due(v.horizon) {
 		var erased bool
 		erased, err = v.erased(e)
 		seen = !erased
@@ -530,7 +530,7 @@ func (s *Server) ServeNearest(ctx context.Context, origin id.ServerName, room id
 				}
 				if seen, err := v.visible(e); err != nil {
 					return nil, err
-				} else if seen && !Due(&row.Event, v.horizon) {
+				} else if seen && !row.Due(v.horizon) {
 					return &serverapi.NearestEvent{Event: row.ID, OriginTS: gjson.GetBytes(row.JSON, "origin_server_ts").Int()}, nil
 				}
 			}

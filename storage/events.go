@@ -48,6 +48,16 @@ type Event struct {
 	JSON []byte
 }
 
+// Due says whether an event is a message that has left, or is due to by a room's horizon: the time, in milliseconds since
+// 1970, up to which its messages are, 0 for none.
+func (e *Event) Due(horizon int64) bool {
+	if e.Expired || horizon == 0 {
+		return e.Expired
+	}
+	f := gjson.GetManyBytes(e.JSON, "origin_server_ts", "state_key")
+	return f[0].Int() <= horizon && !f[1].Exists()
+}
+
 const eventColumns = `nid, event_id, room_nid, root, replaces, status, redacted_by, device_nid, txn_id, kind, json`
 
 func scanEvent(row sqldb.Scanner) (e Event, err error) {

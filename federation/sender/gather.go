@@ -19,6 +19,8 @@ import (
 type loaded struct {
 	events map[storage.EventNID]storage.Event
 	rooms  map[storage.RoomNID]storage.Room
+	// horizons are the times up to which the messages of rooms are due to leave.
+	horizons map[storage.RoomNID]int64
 	// before is the membership that a member event put an end to.
 	before map[storage.EventNID]string
 	// newest is, of a room of which a server gets but the newest events, these.
@@ -40,7 +42,8 @@ func (b *batch) gather(ctx context.Context) error {
 		b.items, b.done = nil, b.to
 		b.loaded = loaded{
 			events: make(map[storage.EventNID]storage.Event), rooms: make(map[storage.RoomNID]storage.Room),
-			before: make(map[storage.EventNID]string), newest: make(map[storage.RoomNID][]storage.EventNID),
+			horizons: make(map[storage.RoomNID]int64),
+			before:   make(map[storage.EventNID]string), newest: make(map[storage.RoomNID][]storage.EventNID),
 			changes: make(map[id.UserID]storage.DeviceChange), devices: make(map[deviceName]storage.Device),
 		}
 		if err := b.list(tx); err != nil {
@@ -123,6 +126,9 @@ func (b *batch) loadEvents(tx *storage.Tx) error {
 				return err
 			}
 			b.rooms[room.NID] = room
+			if b.horizons[room.NID], err = b.s.o.Rooms.Horizon(tx, &room); err != nil {
+				return err
+			}
 		}
 		if !b.stale {
 			nids = append(nids, it.event.Event)
@@ -320,7 +326,7 @@ func (b *batch) eventPart(o *storage.Outgoing) (p part) {
 	}
 	for _, nid := range nids {
 		e, ok := b.events[nid]
-		if !ok || e.Status != storage.Accepted || e.Expired || id.UserID(gjson.GetBytes(e.JSON, "sender").Str).Server() == b.server {
+		if !ok || e.Status != storage.Accepted || e.Due(b.horizons[e.Room]) || id.UserID(gjson.GetBytes(e.JSON, "sender").Str).Server() == b.server {
 			continue
 		}
 		p.pdus = append(p.pdus, e.JSON)

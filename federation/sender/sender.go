@@ -38,6 +38,8 @@ type Remote interface {
 // Rooms says who may take part in a room.
 type Rooms interface {
 	ServerAllowed(ctx context.Context, room id.RoomID, server id.ServerName) (bool, error)
+	// Horizon is the time up to which the messages of a room are due to leave: these are not sent any more. 0 is for none.
+	Horizon(tx *storage.Tx, room *storage.Room) (int64, error)
 }
 
 // Users knows what other servers may see of our users.

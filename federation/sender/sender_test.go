@@ -119,7 +119,8 @@ func each(t *testing.T, run func(t *testing.T, n *node)) {
 		n.db = storagetest.Open(t, url, n.broker.Publish)
 		var err error
 		n.rooms, err = roomserver.New(roomserver.Options{DB: n.db, Name: "a", KeyID: "ed25519:1",
-			Key: ed25519.NewKeyFromSeed(make([]byte, 32)), DefaultVersion: "11"})
+			Key: ed25519.NewKeyFromSeed(make([]byte, 32)), DefaultVersion: "11",
+			Retention: roomserver.Retention{Enabled: true, Interval: time.Hour}})
 		n.ok(err)
 		n.users = userserver.New(userserver.Options{DB: n.db, ServerName: "a", Rooms: n.rooms, Publish: n.broker.Publish,
 			Hashing: userserver.Hashing{Memory: 64, Passes: 1, AtOnce: 2}})
@@ -277,6 +278,43 @@ func TestLongOutage(t *testing.T) {
 		})
 		if got := n.network.bodiesOf("b", busy); len(got) > 100 {
 			t.Errorf("%d events were sent", len(got))
+		}
+	})
+}
+
+// TestTooOld has a message's time be up before the server can be reached that was to get it.
+func TestTooOld(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		passing, lasting := n.room("b"), n.room("b")
+		n.network.set(func() { n.network.down["b"] = true })
+		key := ""
+		_, err := n.rooms.Send(context.Background(), roomserver.SendRequest{Room: passing, Sender: alice, Type: "m.room.retention", StateKey: &key,
+			Content: []byte(`{"max_lifetime":1}`)})
+		n.ok(err)
+		n.say(passing, "old news")
+		n.say(lasting, "kept")
+		eventually.True(t, "the message's time is up", func() bool {
+			var due bool
+			n.ok(n.db.Read(context.Background(), func(tx *storage.Tx) error {
+				room, err := tx.GetRoom(passing)
+				if err != nil {
+					return err
+				}
+				horizon, err := n.rooms.Horizon(tx, &room)
+				if err != nil {
+					return err
+				}
+				last, err := tx.ListEventsByNID([]storage.EventNID{room.Extremities[0].NID})
+				due = last[0].Due(horizon)
+				return err
+			}))
+			return due
+		})
+		n.network.set(func() { clear(n.network.down) })
+		n.Heard("b")
+		eventually.True(t, "what lasts is there", func() bool { return slices.Equal(n.network.bodiesOf("b", lasting), []string{"kept"}) })
+		if got := n.network.bodiesOf("b", passing); len(got) > 0 {
+			t.Errorf("%q was sent", got)
 		}
 	})
 }

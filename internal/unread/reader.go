@@ -188,7 +188,7 @@ func (r *reader) notification(read marks, row *storage.TimelineEvent, e *event) 
 
 // actions are what is to be done about an event; nil for one that the user doesn't see.
 func (r *reader) actions(row *storage.TimelineEvent, e *event) (*pushrules.Actions, error) {
-	if horizon, err := r.due(); err != nil || roomserver.Due(&row.Event, horizon) {
+	if horizon, err := r.due(); err != nil || row.Due(horizon) {
 		return nil, err
 	}
 	if _, ok := r.rules.ignored[e.sender]; ok || e.rules == nil || row.Status != storage.Accepted || row.RedactedBy != 0 {
