@@ -24,7 +24,7 @@ func (a *API) accountRoutes() httpapi.Table {
 
 type whoamiResponse struct {
 	UserID  id.UserID   `json:"user_id"`
-	Device  id.DeviceID `json:"device_id"`
+	Device  id.DeviceID `json:"device_id,omitempty"`
 	IsGuest bool        `json:"is_guest"`
 }
 

@@ -82,7 +82,7 @@ func TestRegister(t *testing.T) {
 			{"", `[]`, 400, "M_BAD_JSON"},
 			{"", `{`, 400, "M_NOT_JSON"},
 			{"?kind=other", `{}`, 400, "M_INVALID_PARAM"},
-			{"", `{"type":"m.login.application_service","username":"carol"}`, 400, "M_APPSERVICE_LOGIN_UNSUPPORTED"},
+			{"", `{"type":"m.login.application_service","username":"carol"}`, 401, "M_MISSING_TOKEN"},
 		} {
 			n.do(t, "POST", v3+"/register"+test.query, "", test.body).want(test.status, test.code)
 		}
@@ -223,7 +223,7 @@ func TestSharedSecretRegister(t *testing.T) {
 func TestLogin(t *testing.T) {
 	each(t, func(o *clientapi.Options, _ *userserver.Options) { o.WellKnown.ClientBaseURL = "https://m.x.org" }, func(t *testing.T, n *node) {
 		token := n.user(t, "alice")
-		n.do(t, "GET", v3+"/login", "", "").json(`{"flows":[{"type":"m.login.password"},{"type":"m.login.token","get_login_token":true}]}`)
+		n.do(t, "GET", v3+"/login", "", "").json(`{"flows":[{"type":"m.login.password"},{"type":"m.login.token","get_login_token":true},{"type":"m.login.application_service"}]}`)
 		for _, test := range []struct {
 			body   string
 			status int
@@ -243,7 +243,7 @@ func TestLogin(t *testing.T) {
 			{`"type":"m.login.password","identifier":"alice"`, 400, "M_BAD_JSON"},
 			{`"type":"m.login.magic"`, 400, "M_UNKNOWN"},
 			{`"user":"alice"`, 400, "M_MISSING_PARAM"},
-			{`"type":"m.login.application_service","identifier":{"type":"m.id.user","user":"alice"}`, 400, "M_APPSERVICE_LOGIN_UNSUPPORTED"},
+			{`"type":"m.login.application_service","identifier":{"type":"m.id.user","user":"alice"}`, 401, "M_MISSING_TOKEN"},
 			{`"type":"m.login.token","token":"none"`, 403, "M_FORBIDDEN"},
 			{`"type":"m.login.token"`, 400, "M_MISSING_PARAM"},
 		} {

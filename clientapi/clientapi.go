@@ -38,8 +38,10 @@ type Options struct {
 	Registration Registration
 	WellKnown    WellKnown
 	TURN         TURN
-	// Networks are other networks that bridges lead to; nil for none.
-	Networks Networks
+	// Services are the application services; nil for none.
+	Services Services
+	// HeardService is told that an application service was heard from; nil for nobody.
+	HeardService func(service string)
 	// Now is the clock; nil means the system's.
 	Now func() time.Time
 }
@@ -55,7 +57,8 @@ type API struct {
 	registration Registration
 	wellKnown    WellKnown
 	turn         TURN
-	networks     Networks
+	services     Services
+	heardService func(string)
 	now          func() time.Time
 }
 
@@ -67,12 +70,15 @@ func New(o Options) (*API, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Networks == nil {
-		o.Networks = noNetworks{}
+	if o.Services == nil {
+		o.Services = noServices{}
+	}
+	if o.HeardService == nil {
+		o.HeardService = func(string) {}
 	}
 	return &API{
 		serverName: o.ServerName, users: o.Users, rooms: o.Rooms, unread: o.Unread, media: o.Media, epoch: o.Epoch,
-		registration: o.Registration, wellKnown: o.WellKnown, turn: o.TURN, networks: o.Networks, now: o.Now,
+		registration: o.Registration, wellKnown: o.WellKnown, turn: o.TURN, services: o.Services, heardService: o.HeardService, now: o.Now,
 	}, nil
 }
 
@@ -110,6 +116,9 @@ func (a *API) Routes() httpapi.Table {
 
 // Authenticate says whom an access token stands for; it is for [httpapi.Options].
 func (a *API) Authenticate(ctx context.Context, r *httpapi.Request, token string) (*httpapi.Caller, error) {
+	if service, sender, limited := a.services.ByToken(token); service != "" {
+		return a.authenticateService(ctx, r, service, sender, limited)
+	}
 	c, err := a.users.Authenticate(ctx, token, ipString(r.IP))
 	if err != nil {
 		return nil, err

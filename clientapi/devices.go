@@ -9,6 +9,7 @@ import (
 	"parley/internal/httpapi"
 	"parley/internal/id"
 	"parley/internal/matrixerr"
+	"parley/userserver"
 )
 
 func (a *API) deviceRoutes() httpapi.Table {
@@ -57,11 +58,31 @@ type putDeviceRequest struct {
 }
 
 func (a *API) putDevice(ctx context.Context, r *httpapi.Request, in *putDeviceRequest) (*empty, error) {
+	if r.Caller.AppService != "" {
+		if made, err := a.makeDevice(ctx, r, in); made || err != nil {
+			return nil, err
+		}
+	}
 	if in.DisplayName == nil {
 		_, err := a.users.GetDevice(ctx, r.Caller.User, in.Device)
 		return nil, err
 	}
 	return nil, a.users.RenameDevice(ctx, r.Caller.User, in.Device, *in.DisplayName)
+}
+
+// makeDevice makes a device for an application service, unless there is one of that name.
+//
+// spec: application-service-api.md#creating-devices
+func (a *API) makeDevice(ctx context.Context, r *httpapi.Request, in *putDeviceRequest) (made bool, err error) {
+	_, err = a.users.GetDevice(ctx, r.Caller.User, in.Device)
+	if !matrixerr.Is(err, matrixerr.NotFound) {
+		return false, err
+	}
+	n := userserver.NewSession{Device: in.Device, IP: ipString(r.IP)}
+	if in.DisplayName != nil {
+		n.DisplayName = *in.DisplayName
+	}
+	return true, a.users.CreateDevice(ctx, r.Caller.User, n)
 }
 
 type deleteDeviceRequest struct {
@@ -86,6 +107,9 @@ func (a *API) deleteDevices(ctx context.Context, r *httpapi.Request, in *deleteD
 }
 
 func (a *API) removeDevices(ctx context.Context, r *httpapi.Request, auth json.RawMessage, devices []id.DeviceID) (*empty, error) {
+	if r.Caller.AppService != "" { // spec: application-service-api.md#deleting-devices
+		return nil, a.users.DeleteDevices(ctx, r.Caller.User, devices...)
+	}
 	operation := []string{"delete devices"}
 	for _, d := range slices.Sorted(slices.Values(devices)) {
 		operation = append(operation, string(d))

@@ -3,6 +3,7 @@ package clientapi
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"parley/internal/httpapi"
 	"parley/internal/id"
@@ -48,6 +49,9 @@ func (a *API) createAlias(ctx context.Context, r *httpapi.Request, in *createAli
 	if err != nil {
 		return nil, err
 	}
+	if err := a.mayHaveAlias(r, alias); err != nil {
+		return nil, err
+	}
 	return &empty{}, a.rooms.CreateAlias(ctx, r.Caller.User, alias, room)
 }
 
@@ -55,6 +59,12 @@ func (a *API) deleteAlias(ctx context.Context, r *httpapi.Request, in *aliasRequ
 	alias, err := parseAlias(in.Alias)
 	if err != nil {
 		return nil, err
+	}
+	if err := a.mayHaveAlias(r, alias); err != nil {
+		return nil, err
+	}
+	if r.Caller.AppService != "" {
+		return &empty{}, a.rooms.RemoveAlias(ctx, alias)
 	}
 	return &empty{}, a.rooms.DeleteAlias(ctx, r.Caller.User, alias)
 }
@@ -128,7 +138,16 @@ func (a *API) publicRooms(ctx context.Context, _ *httpapi.Request, in *publicRoo
 }
 
 func (a *API) searchPublicRooms(ctx context.Context, _ *httpapi.Request, in *searchPublicRoomsRequest) (*publicRoomsResponse, error) {
-	f := roomserver.PublicRoomsFilter{Term: in.Filter.Term}
+	f := roomserver.PublicRoomsFilter{Term: in.Filter.Term, Network: roomserver.Network{All: in.IncludeAllNetworks}}
+	if in.ThirdPartyInstance != "" {
+		if in.IncludeAllNetworks {
+			return nil, matrixerr.New(matrixerr.InvalidParam, "third_party_instance_id and include_all_networks exclude each other.")
+		}
+		var ok bool
+		if f.Network.Service, f.Network.Name, ok = strings.Cut(in.ThirdPartyInstance, "|"); !ok {
+			f.Network = roomserver.Network{Name: in.ThirdPartyInstance}
+		}
+	}
 	for _, t := range in.Filter.Types {
 		if t == nil { // null stands for rooms without a type
 			f.Types = append(f.Types, "")

@@ -37,6 +37,9 @@ type uploadKeysResponse struct {
 
 // spec: client-server-api/modules/end_to_end_encryption.md#uploading-keys
 func (a *API) uploadKeys(ctx context.Context, r *httpapi.Request, in *uploadKeysRequest) (*uploadKeysResponse, error) {
+	if r.Caller.Device == "" {
+		return nil, matrixerr.New(matrixerr.MissingParam, "the application service must say which device_id the keys are of")
+	}
 	counts, err := a.users.UploadKeys(ctx, r.Caller.User, r.Caller.Device, r.Caller.DeviceNID,
 		userserver.KeyUpload{DeviceKeys: in.DeviceKeys, OneTimeKeys: in.OneTimeKeys, FallbackKeys: in.FallbackKeys})
 	return &uploadKeysResponse{counts}, err
@@ -140,7 +143,7 @@ func (a *API) uploadCrossSigning(ctx context.Context, r *httpapi.Request, in *cr
 	if err != nil {
 		return nil, err
 	}
-	if confirm {
+	if confirm && r.Caller.AppService == "" { // spec: application-service-api.md#cross-signing
 		if _, err := a.confirm(ctx, r, in.Auth, "cross-signing keys"); err != nil {
 			return nil, err
 		}

@@ -11,22 +11,17 @@ import (
 	"parley/userserver"
 )
 
-// The types of login. Passwords and tokens are of use; an application service has its own
-// token, and is told that it cannot log in.
+// The types of login.
 const (
 	loginPassword   = "m.login.password"
 	loginToken      = "m.login.token"
 	stageAppService = "m.login.application_service"
 )
 
-func noAppService() error {
-	return matrixerr.New(matrixerr.AppserviceLogin, "this server does not let application services log in; they use their own token")
-}
-
 func (a *API) loginRoutes() httpapi.Table {
 	return httpapi.Table{
 		{Method: http.MethodGet, Path: v3 + "/login", Auth: httpapi.None, Handler: httpapi.Handle(a.loginFlows)},
-		{Method: http.MethodPost, Path: v3 + "/login", Auth: httpapi.None, Rate: httpapi.RateLogin, Handler: httpapi.Handle(a.login)},
+		{Method: http.MethodPost, Path: v3 + "/login", Auth: httpapi.None, Handler: httpapi.Handle(a.login)},
 		{Method: http.MethodPost, Path: v1 + "/login/get_token", Auth: httpapi.User, Rate: httpapi.RateLogin, Handler: httpapi.Handle(a.makeLoginToken)},
 		{Method: http.MethodPost, Path: v3 + "/refresh", Auth: httpapi.None, Handler: httpapi.Handle(a.refresh)},
 		{Method: http.MethodPost, Path: v3 + "/logout", Auth: httpapi.UserOrGuest, AllowLocked: true, Handler: httpapi.Handle(a.logout)},
@@ -45,7 +40,7 @@ type loginFlowsResponse struct {
 
 // spec: client-server-api/index.md#legacy-login
 func (a *API) loginFlows(context.Context, *httpapi.Request, *empty) (*loginFlowsResponse, error) {
-	return &loginFlowsResponse{[]loginFlow{{Type: loginPassword}, {Type: loginToken, GetToken: true}}}, nil
+	return &loginFlowsResponse{[]loginFlow{{Type: loginPassword}, {Type: loginToken, GetToken: true}, {Type: stageAppService}}}, nil
 }
 
 type loginRequest struct {
@@ -64,6 +59,11 @@ type loginRequest struct {
 
 // spec: client-server-api/index.md#legacy-login
 func (a *API) login(ctx context.Context, r *httpapi.Request, in *loginRequest) (*sessionResponse, error) {
+	if in.Type != stageAppService { // which shows its token, and may have many users
+		if err := r.Limit(httpapi.RateLogin, network(r.IP)); err != nil {
+			return nil, err
+		}
+	}
 	user, err := a.loginUser(ctx, r, in)
 	if err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func (a *API) loginUser(ctx context.Context, r *httpapi.Request, in *loginReques
 		}
 		return a.users.UseLoginToken(ctx, in.Token)
 	case stageAppService:
-		return "", noAppService()
+		return a.loginService(ctx, r, in)
 	case "":
 		return "", matrixerr.New(matrixerr.MissingParam, "type is missing")
 	}

@@ -33,32 +33,32 @@ type Networks interface {
 	Publish(ctx context.Context, service, network string, room id.RoomID, public bool) error
 }
 
-// noNetworks is a server without application services.
-type noNetworks struct{}
+// noServices is a server without application services.
+type noServices struct{}
 
-func (noNetworks) Protocols(context.Context) (map[string]json.RawMessage, error) {
+func (noServices) Protocols(context.Context) (map[string]json.RawMessage, error) {
 	return map[string]json.RawMessage{}, nil
 }
 
-func (noNetworks) Locations(context.Context, string, url.Values) ([]json.RawMessage, error) {
+func (noServices) Locations(context.Context, string, url.Values) ([]json.RawMessage, error) {
 	return nil, nil
 }
 
-func (noNetworks) Users(context.Context, string, url.Values) ([]json.RawMessage, error) {
+func (noServices) Users(context.Context, string, url.Values) ([]json.RawMessage, error) {
 	return nil, nil
 }
 
-func (noNetworks) LocationsOf(context.Context, id.RoomAlias) ([]json.RawMessage, error) {
+func (noServices) LocationsOf(context.Context, id.RoomAlias) ([]json.RawMessage, error) {
 	return nil, nil
 }
 
-func (noNetworks) UsersOf(context.Context, id.UserID) ([]json.RawMessage, error) { return nil, nil }
+func (noServices) UsersOf(context.Context, id.UserID) ([]json.RawMessage, error) { return nil, nil }
 
-func (noNetworks) Ping(context.Context, string, string) (time.Duration, error) {
+func (noServices) Ping(context.Context, string, string) (time.Duration, error) {
 	return 0, errNoServices
 }
 
-func (noNetworks) Publish(context.Context, string, string, id.RoomID, bool) error {
+func (noServices) Publish(context.Context, string, string, id.RoomID, bool) error {
 	return errNoServices
 }
 
@@ -69,8 +69,8 @@ func (a *API) networkRoutes() httpapi.Table {
 	return httpapi.Table{
 		{Method: http.MethodGet, Path: base + "/protocols", Auth: httpapi.User, Handler: httpapi.Handle(a.protocols)},
 		{Method: http.MethodGet, Path: base + "/protocol/{protocol}", Auth: httpapi.User, Handler: httpapi.Handle(a.protocol)},
-		{Method: http.MethodGet, Path: base + "/location/{protocol}", Auth: httpapi.User, Handler: httpapi.Handle(a.lookUp(a.networks.Locations))},
-		{Method: http.MethodGet, Path: base + "/user/{protocol}", Auth: httpapi.User, Handler: httpapi.Handle(a.lookUp(a.networks.Users))},
+		{Method: http.MethodGet, Path: base + "/location/{protocol}", Auth: httpapi.User, Handler: httpapi.Handle(a.lookUp(a.services.Locations))},
+		{Method: http.MethodGet, Path: base + "/user/{protocol}", Auth: httpapi.User, Handler: httpapi.Handle(a.lookUp(a.services.Users))},
 		{Method: http.MethodGet, Path: base + "/location", Auth: httpapi.User, Handler: httpapi.Handle(a.locationsOf)},
 		{Method: http.MethodGet, Path: base + "/user", Auth: httpapi.User, Handler: httpapi.Handle(a.usersOf)},
 		{Method: http.MethodPost, Path: v1 + "/appservice/{appserviceId}/ping", Auth: httpapi.AppService, Handler: httpapi.Handle(a.pingService)},
@@ -79,7 +79,7 @@ func (a *API) networkRoutes() httpapi.Table {
 }
 
 func (a *API) protocols(ctx context.Context, _ *httpapi.Request, _ *empty) (map[string]json.RawMessage, error) {
-	return a.networks.Protocols(ctx)
+	return a.services.Protocols(ctx)
 }
 
 type protocolRequest struct {
@@ -87,7 +87,7 @@ type protocolRequest struct {
 }
 
 func (a *API) protocol(ctx context.Context, _ *httpapi.Request, in *protocolRequest) (json.RawMessage, error) {
-	all, err := a.networks.Protocols(ctx)
+	all, err := a.services.Protocols(ctx)
 	if err == nil && all[in.Protocol] == nil {
 		err = matrixerr.New(matrixerr.NotFound, "Nothing here speaks the protocol %.50q.", in.Protocol)
 	}
@@ -98,7 +98,9 @@ func (a *API) protocol(ctx context.Context, _ *httpapi.Request, in *protocolRequ
 func (a *API) lookUp(ask func(context.Context, string, url.Values) ([]json.RawMessage, error)) func(context.Context, *httpapi.Request, *protocolRequest) ([]json.RawMessage, error) {
 	return func(ctx context.Context, r *httpapi.Request, in *protocolRequest) ([]json.RawMessage, error) {
 		fields := r.HTTP.URL.Query()
-		fields.Del("access_token")
+		for _, own := range []string{"access_token", "user_id", "device_id", oldDeviceID} {
+			fields.Del(own)
+		}
 		found, err := ask(ctx, in.Protocol, fields)
 		return someFound(found, err)
 	}
@@ -120,7 +122,7 @@ func (a *API) locationsOf(ctx context.Context, _ *httpapi.Request, in *locations
 	if err != nil {
 		return nil, err
 	}
-	found, err := a.networks.LocationsOf(ctx, alias)
+	found, err := a.services.LocationsOf(ctx, alias)
 	return someFound(found, err)
 }
 
@@ -129,7 +131,7 @@ type usersOfRequest struct {
 }
 
 func (a *API) usersOf(ctx context.Context, _ *httpapi.Request, in *usersOfRequest) ([]json.RawMessage, error) {
-	found, err := a.networks.UsersOf(ctx, in.UserID)
+	found, err := a.services.UsersOf(ctx, in.UserID)
 	return someFound(found, err)
 }
 
@@ -147,7 +149,7 @@ func (a *API) pingService(ctx context.Context, r *httpapi.Request, in *pingServi
 	if r.Caller.AppService != in.Service {
 		return nil, matrixerr.New(matrixerr.Forbidden, "this is the token of another application service")
 	}
-	took, err := a.networks.Ping(ctx, in.Service, in.TxnID)
+	took, err := a.services.Ping(ctx, in.Service, in.TxnID)
 	return &pingServiceResponse{millis(took)}, err
 }
 
@@ -162,5 +164,5 @@ func (a *API) publishInNetwork(ctx context.Context, r *httpapi.Request, in *publ
 	if in.Visibility != "public" && in.Visibility != "private" {
 		return nil, matrixerr.New(matrixerr.InvalidParam, `visibility is neither "public" nor "private"`)
 	}
-	return nil, a.networks.Publish(ctx, r.Caller.AppService, in.Network, in.RoomID, in.Visibility == "public")
+	return nil, a.services.Publish(ctx, r.Caller.AppService, in.Network, in.RoomID, in.Visibility == "public")
 }

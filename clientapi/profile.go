@@ -34,8 +34,17 @@ func (a *API) getProfile(ctx context.Context, _ *httpapi.Request, in *profileReq
 	return a.users.GetProfile(ctx, in.UserID, "")
 }
 
-func (a *API) getProfileField(ctx context.Context, _ *httpapi.Request, in *profileFieldRequest) (map[string]json.RawMessage, error) {
-	return a.users.GetProfile(ctx, in.UserID, in.Field)
+func (a *API) getProfileField(ctx context.Context, r *httpapi.Request, in *profileFieldRequest) (map[string]json.RawMessage, error) {
+	profile, err := a.users.GetProfile(ctx, in.UserID, in.Field)
+	if (in.Field == "displayname" || in.Field == "avatar_url") && matrixerr.Is(err, matrixerr.NotFound) {
+		if service, _, _ := a.services.ByToken(r.Token()); service != "" {
+			// A bridge asks whether a user of its own has a name already. It gives up where there is an error, so that
+			// nobody ever gets one; Synapse has none for it where the user is there.
+			_, err := a.users.GetProfile(ctx, in.UserID, "")
+			return map[string]json.RawMessage{}, err
+		}
+	}
+	return profile, err
 }
 
 type putProfileRequest struct {

@@ -118,10 +118,10 @@ func newSessionResponse(s *userserver.Session) *sessionResponse {
 
 // spec: client-server-api/index.md#legacy-account-registration
 func (a *API) register(ctx context.Context, r *httpapi.Request, in *registerRequest) (*sessionResponse, error) {
-	if in.Type == stageAppService {
-		return nil, noAppService()
-	}
 	session := userserver.NewSession{Device: in.Device, DisplayName: in.DisplayName, Refresh: in.RefreshToken, IP: ipString(r.IP)}
+	if in.Type == stageAppService {
+		return a.registerService(ctx, r, in, session)
+	}
 	switch in.Kind {
 	case "guest":
 		return a.registerGuest(ctx, r, session)
@@ -135,6 +135,9 @@ func (a *API) register(ctx context.Context, r *httpapi.Request, in *registerRequ
 	}
 	// What can be said at once is said before the stages.
 	if in.Username != "" {
+		if err := a.mayRegister(in.Username); err != nil {
+			return nil, err
+		}
 		if err := a.users.MayRegister(ctx, in.Username, in.GuestToken); err != nil {
 			return nil, err
 		}
@@ -208,6 +211,9 @@ type availableResponse struct {
 
 // spec: client-server-api/index.md#legacy-account-registration
 func (a *API) registerAvailable(ctx context.Context, _ *httpapi.Request, in *availableRequest) (*availableResponse, error) {
+	if err := a.mayRegister(in.Username); err != nil {
+		return nil, err
+	}
 	if err := a.users.Available(ctx, in.Username); err != nil {
 		return nil, err
 	}

@@ -96,10 +96,18 @@ func (a *API) createRoom(ctx context.Context, r *httpapi.Request, in *createRoom
 		AliasLocalpart: in.RoomAliasName, Name: in.Name, Topic: in.Topic, IsDirect: in.IsDirect,
 		CreationContent: in.CreationContent, InitialState: in.InitialState, PowerLevels: in.PowerLevels,
 	}
+	if in.RoomAliasName != "" {
+		if err := a.mayHaveAlias(r, id.NewRoomAlias(in.RoomAliasName, a.serverName)); err != nil {
+			return nil, err
+		}
+	}
 	for _, u := range in.Invite {
 		user, err := id.ParseUserID(u)
 		if err != nil {
 			return nil, matrixerr.New(matrixerr.InvalidParam, "%q can't be invited: %v.", u, err)
+		}
+		if _, err := a.users.MakeOnDemand(ctx, user); err != nil {
+			return nil, err
 		}
 		req.Invite = append(req.Invite, user)
 	}
@@ -285,6 +293,9 @@ func (a *API) invite(ctx context.Context, r *httpapi.Request, in *inviteRequest)
 	}
 	m := memberRequest{RoomID: in.RoomID, UserID: in.UserID, Reason: in.Reason}
 	target, err := m.target()
+	if err == nil {
+		_, err = a.users.MakeOnDemand(ctx, target)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -363,8 +374,12 @@ type eventIDResponse struct {
 }
 
 func (a *API) send(ctx context.Context, r *httpapi.Request, in *sendRequest) (*eventIDResponse, error) {
+	ts, err := timestamp(r)
+	if err != nil {
+		return nil, err
+	}
 	event, err := a.rooms.Send(ctx, roomserver.SendRequest{
-		Room: in.RoomID, Sender: r.Caller.User, Type: in.EventType, Content: in.Content,
+		Room: in.RoomID, Sender: r.Caller.User, Type: in.EventType, Content: in.Content, TS: ts,
 		Txn: roomserver.Txn{DeviceNID: r.Caller.DeviceNID, ID: in.TxnID, Scope: "send " + string(in.RoomID) + " " + in.EventType},
 	})
 	if err == nil {
@@ -400,8 +415,12 @@ type putStateRequest struct {
 }
 
 func (a *API) putState(ctx context.Context, r *httpapi.Request, in *putStateRequest) (*eventIDResponse, error) {
+	ts, err := timestamp(r)
+	if err != nil {
+		return nil, err
+	}
 	event, err := a.rooms.Send(ctx, roomserver.SendRequest{
-		Room: in.RoomID, Sender: r.Caller.User, Type: in.EventType, StateKey: &in.StateKey, Content: in.Content,
+		Room: in.RoomID, Sender: r.Caller.User, Type: in.EventType, StateKey: &in.StateKey, Content: in.Content, TS: ts,
 	})
 	return &eventIDResponse{event}, err
 }

@@ -43,6 +43,11 @@ func (c *Config) Check() error {
 		k.add("rooms.default_version", "there is no room version %q; the versions are 1 to 12", c.Rooms.DefaultVersion)
 	}
 	c.checkRetention(k)
+	for i, file := range c.AppServices {
+		if file == "" {
+			k.add(fmt.Sprintf("appservices[%d]", i), "must name a file")
+		}
+	}
 	c.checkFederation(k)
 	c.checkEmail(k)
 	c.checkTURN(k)

@@ -43,6 +43,8 @@ type Config struct {
 	Rooms Rooms `yaml:"rooms"`
 	// For how long messages are kept, where it is not for ever.
 	Retention Retention `yaml:"retention"`
+	// The registration files of application services, such as bridges; each makes its own.
+	AppServices []Path `yaml:"appservices"`
 	// How this node deals with other servers.
 	Federation Federation `yaml:"federation"`
 	// Which networks this node connects to when a stranger names the address: other

@@ -117,7 +117,7 @@ server_name: is required: the name of this server, such as example.org`},
 		{"unclosed", "server_name: a.org\nlogging: {level: info\n", "2:10: not valid YAML: could not find flow mapping end token '}'"},
 		{"two documents", "server_name: a.org\n---\nserver_name: b.org\n", "3:1: begins a second document; a configuration is one"},
 		{"unknown", "server_name: a.org\nserver: b\nmetrics:\n  adress: x\n", `
-2:1: server: there is no such setting; the settings and sections are server_name, data_dir, presence, listeners, acme, database, registration, rate_limits, well_known, limits, rooms, retention, federation, outgoing, email, media, turn, logging, metrics
+2:1: server: there is no such setting; the settings and sections are server_name, data_dir, presence, listeners, acme, database, registration, rate_limits, well_known, limits, rooms, retention, appservices, federation, outgoing, email, media, turn, logging, metrics
 4:3: metrics.adress: there is no such setting; the settings here are address`},
 		{"twice", "server_name: a.org\nserver_name: b.org\n", "2:1: server_name: is set twice; the first time in line 1"},
 		{"types", `

@@ -176,30 +176,21 @@ func (p *Pusher) Close() {
 
 // listen goes through notices until ctx is done.
 func (p *Pusher) listen(ctx context.Context, notices *stream.Subscription) {
-	for {
-		list, missed, err := notices.Next(ctx)
-		if err != nil {
-			return
-		}
-		for i := range list {
-			switch n := &list[i]; n.Kind {
-			case stream.Event, stream.Receipt:
-				if n.Pos > 0 {
-					p.queue.Advance(n.Pos, true)
-				}
-			case stream.AccountData:
-				p.queue.Advance(n.Pos, false)
-				for _, user := range n.Users {
-					if err := p.recount(ctx, user); err != nil && ctx.Err() == nil {
-						p.Log.Warn("cannot tell that less is unread", "user", user, "error", err)
-					}
+	notices.Each(ctx, func(n *stream.Notice) {
+		switch n.Kind {
+		case stream.Event, stream.Receipt:
+			if n.Pos > 0 {
+				p.queue.Advance(n.Pos, true)
+			}
+		case stream.AccountData:
+			p.queue.Advance(n.Pos, false)
+			for _, user := range n.Users {
+				if err := p.recount(ctx, user); err != nil && ctx.Err() == nil {
+					p.Log.Warn("cannot tell that less is unread", "user", user, "error", err)
 				}
 			}
 		}
-		if missed {
-			p.queue.Reread()
-		}
-	}
+	}, p.queue.Reread)
 }
 
 // recount has the gateways of a user told how much is unread now: their push rules may have changed,

@@ -80,6 +80,19 @@ func (s *Server) DeleteAlias(ctx context.Context, user id.UserID, alias id.RoomA
 	return err
 }
 
+// RemoveAlias removes an alias, whoever made it.
+func (s *Server) RemoveAlias(ctx context.Context, alias id.RoomAlias) error {
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		_, err := tx.GetAlias(alias)
+		if missing, err := notFound(err); err != nil {
+			return err
+		} else if missing {
+			return matrixerr.New(matrixerr.NotFound, "There is no alias %s.", alias)
+		}
+		return tx.DeleteAlias(alias)
+	})
+}
+
 // withoutAlias is the content of m.room.canonical_alias without an alias; named says that it
 // was there.
 func withoutAlias(content json.RawMessage, alias id.RoomAlias) (out json.RawMessage, named bool, err error) {
@@ -139,6 +152,20 @@ func (s *Server) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.
 	if alias.Server() != s.name {
 		return s.resolveAfar(ctx, alias)
 	}
+	room, servers, err = s.resolveHere(ctx, alias)
+	if s.findAlias == nil || !matrixerr.Is(err, matrixerr.NotFound) {
+		return room, servers, err
+	}
+	// Perhaps somebody makes it now that it is asked for.
+	if made, err := s.findAlias(ctx, alias); err != nil {
+		return "", nil, err
+	} else if made {
+		return s.resolveHere(ctx, alias)
+	}
+	return room, servers, err
+}
+
+func (s *Server) resolveHere(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []id.ServerName, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		a, err := tx.GetAlias(alias)
 		if missing, err := notFound(err); err != nil {
@@ -402,6 +429,18 @@ type PublicRoomsFilter struct {
 	Term string
 	// Types selects by room type, "" standing for rooms that have none; nil selects all.
 	Types []string
+	// Network has the directory of another network; the zero value is the server's own.
+	Network Network
+}
+
+// Network is the directory of a network that an application service leads to.
+//
+// spec: application-service-api.md#published-room-directories
+type Network struct {
+	// Service and Name are those of the network, of which one may be empty.
+	Service, Name string
+	// All stands for all networks, and the server's own directory with them.
+	All bool
 }
 
 // PublicRooms are the rooms of the directory, those with most members first: up to limit
@@ -410,7 +449,7 @@ func (s *Server) PublicRooms(ctx context.Context, f PublicRoomsFilter, skip, lim
 	rooms = []PublicRoom{}
 	term := strings.ToLower(f.Term)
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		published, err := tx.ListPublishedRooms()
+		published, err := listPublished(tx, f.Network)
 		if err != nil {
 			return err
 		}
@@ -437,6 +476,25 @@ func (s *Server) PublicRooms(ctx context.Context, f PublicRoomsFilter, skip, lim
 		return nil
 	})
 	return rooms, total, err
+}
+
+// listPublished are the rooms of a directory.
+func listPublished(tx *storage.Tx, n Network) ([]storage.Room, error) {
+	if n.Service == "" && n.Name == "" && !n.All {
+		return tx.ListPublishedRooms()
+	}
+	rooms, err := tx.ListNetworkRooms(n.Service, n.Name)
+	if err != nil || !n.All {
+		return rooms, err
+	}
+	own, err := tx.ListPublishedRooms()
+	for _, room := range own {
+		if !slices.ContainsFunc(rooms, func(r storage.Room) bool { return r.NID == room.NID }) {
+			rooms = append(rooms, room)
+		}
+	}
+	slices.SortStableFunc(rooms, func(a, b storage.Room) int { return int(b.Joined - a.Joined) })
+	return rooms, err
 }
 
 // summary is what the directory shows of a room.

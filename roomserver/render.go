@@ -76,6 +76,11 @@ func (s *Server) Render(tx *storage.Tx, view *View, room *storage.Room, events [
 	return out, nil
 }
 
+// RenderWhole gives events the form in which they are shown by themselves, to one who need not be a member.
+func (s *Server) RenderWhole(tx *storage.Tx, room *storage.Room, events []storage.Event) ([]json.RawMessage, error) {
+	return s.Render(tx, nil, room, events, Reader{WithRoomID: true})
+}
+
 // renderContext loads what the unsigned data of events speaks of.
 func (s *Server) renderContext(tx *storage.Tx, events []storage.Event) (map[storage.EventNID]storage.Event, error) {
 	var nids []storage.EventNID

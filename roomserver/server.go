@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type Options struct {
 	Remote Remote
 	// Identity asks identity servers; nil where this node talks to none.
 	Identity IdentityServers
+	// FindAlias has whoever makes rooms on demand make that of an alias of ours, and says whether one did; nil where nobody does.
+	FindAlias func(ctx context.Context, alias id.RoomAlias) (bool, error)
 	// Retention is for how long messages are kept.
 	Retention Retention
 	// StateCacheBytes bounds the memory for nodes of state trees; 0 means a good default.
@@ -58,6 +61,7 @@ type Server struct {
 	acls           *lru.Cache[storage.EventNID, *acl]
 	remote         Remote // nil: this node talks to no other
 	identity       IdentityServers
+	findAlias      func(context.Context, id.RoomAlias) (bool, error)
 	intake         intake
 	remoteRooms    *remoteHierarchies
 	entering       *roomLocks // of rooms that our users are about to be let into
@@ -108,7 +112,7 @@ func New(o Options) (*Server, error) {
 		db: o.DB, name: o.Name, keyID: o.KeyID, key: o.Key, defaultVersion: o.DefaultVersion,
 		clock: o.Clock, log: o.Log,
 		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
-		acls: acls, remote: o.Remote, identity: o.Identity, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(), filling: newRoomLocks(),
+		acls: acls, remote: o.Remote, identity: o.Identity, findAlias: o.FindAlias, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(), filling: newRoomLocks(),
 		partial: newPartialRooms(), retention: o.Retention,
 	}, nil
 }

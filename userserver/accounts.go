@@ -31,6 +31,8 @@ type Registration struct {
 	EmailSession string
 	// Limited says that the bound of accounts holds for this one.
 	Limited bool
+	// Service is the application service that the account belongs to, "" for none.
+	Service string
 	// NoLogin asks for the account alone.
 	NoLogin bool
 	Session NewSession
@@ -107,7 +109,7 @@ func (s *Server) Register(ctx context.Context, r Registration) (Session, error) 
 	if err := r.Session.validate(); err != nil {
 		return Session{}, err
 	}
-	u := storage.User{ID: user, Created: s.millis(), Admin: r.Admin, Guest: r.Guest}
+	u := storage.User{ID: user, Created: s.millis(), Admin: r.Admin, Guest: r.Guest, AppService: r.Service}
 	if r.Password != "" {
 		if err := s.ValidatePassword(r.Password); err != nil {
 			return Session{}, err

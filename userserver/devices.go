@@ -50,6 +50,28 @@ func (s *Server) RenameDevice(ctx context.Context, user id.UserID, device id.Dev
 	})
 }
 
+// CreateDevice makes a device that nobody has a token of: an application service acts for it.
+//
+// spec: application-service-api.md#creating-devices
+func (s *Server) CreateDevice(ctx context.Context, user id.UserID, n NewSession) error {
+	if err := n.validate(); err != nil {
+		return err
+	}
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		d := storage.Device{User: user, ID: n.Device, DisplayName: n.DisplayName, Seen: s.millis(), SeenIP: n.IP}
+		return insertDevice(tx, &d)
+	})
+}
+
+// insertDevice adds a device whose name the client chose.
+func insertDevice(tx *storage.Tx, d *storage.Device) error {
+	if err := notCrossSigningKey(tx, d.User, d.ID); err != nil {
+		return err
+	}
+	deviceChanged(tx, d.User, d.ID)
+	return tx.InsertDevice(d)
+}
+
 // DeleteDevices removes devices, and ends their sessions. Those that are not there are passed over.
 func (s *Server) DeleteDevices(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
 	err := s.db.Write(ctx, func(tx *storage.Tx) error {

@@ -3,6 +3,7 @@ package userserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -56,6 +57,34 @@ func (s *Server) GetProfile(ctx context.Context, user id.UserID, field string) (
 		}
 		return map[string]json.RawMessage{field: value}, nil
 	}
+	profile, err := s.localProfile(ctx, user, field)
+	if errors.Is(err, storage.ErrNotFound) {
+		if made, err := s.MakeOnDemand(ctx, user); err != nil {
+			return nil, err
+		} else if made {
+			profile, err = s.localProfile(ctx, user, field)
+			return profile, notFound(err, "there is no such profile")
+		}
+	}
+	return profile, notFound(err, "there is no such profile")
+}
+
+// MakeOnDemand has a user of ours made who is not there, if somebody does so, and says whether they were.
+//
+// spec: application-service-api.md#querying
+func (s *Server) MakeOnDemand(ctx context.Context, user id.UserID) (made bool, err error) {
+	if s.findUser == nil || !s.Local(user) {
+		return false, nil
+	}
+	_, err = storage.Get(ctx, s.db, func(tx *storage.Tx) (storage.User, error) { return tx.GetUser(user) })
+	if !errors.Is(err, storage.ErrNotFound) {
+		return false, err
+	}
+	return s.findUser(ctx, user)
+}
+
+// localProfile is the profile of a user of ours.
+func (s *Server) localProfile(ctx context.Context, user id.UserID, field string) (map[string]json.RawMessage, error) {
 	profile := make(map[string]json.RawMessage)
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
 		u, err := tx.GetUser(user)
@@ -75,7 +104,7 @@ func (s *Server) GetProfile(ctx context.Context, user id.UserID, field string) (
 		}
 		return err
 	})
-	return profile, notFound(err, "there is no such profile")
+	return profile, err
 }
 
 func checkFieldName(field string) error {

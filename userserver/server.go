@@ -64,6 +64,8 @@ type Options struct {
 	PublicURL string
 	// Identity tells identity servers of addresses; nil where this node talks to none.
 	Identity IdentityServers
+	// FindUser has whoever makes users on demand make one of ours, and says whether one did; nil where nobody does.
+	FindUser func(ctx context.Context, user id.UserID) (bool, error)
 	// Remote asks other servers; nil where this node talks to none.
 	Remote Remote
 }
@@ -86,6 +88,7 @@ type Server struct {
 	mailer      *mail.Mailer
 	publicURL   string
 	identity    IdentityServers
+	findUser    func(context.Context, id.UserID) (bool, error)
 	remote      Remote
 
 	cache        *tokenCache
@@ -126,7 +129,7 @@ func New(o Options) *Server {
 	s := &Server{
 		db: o.DB, name: o.ServerName, rooms: o.Rooms, log: o.Log, now: o.Now,
 		hasher: newHasher(o.Hashing), minPwd: o.MinPassword, life: o.AccessTokenLife,
-		regToken: o.RegistrationToken, maxUsers: o.MaxUsers, mailer: o.Mailer, publicURL: o.PublicURL, identity: o.Identity, remote: o.Remote, findAll: o.FindAllUsers, ownPresence: o.LocalPresence,
+		regToken: o.RegistrationToken, maxUsers: o.MaxUsers, mailer: o.Mailer, publicURL: o.PublicURL, identity: o.Identity, findUser: o.FindUser, remote: o.Remote, findAll: o.FindAllUsers, ownPresence: o.LocalPresence,
 		cache: newTokenCache(), refreshes: newRefreshes(),
 	}
 	s.typing = &typing{publish: o.Publish, rooms: make(map[id.RoomID]*typingRoom)}

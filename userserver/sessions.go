@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -89,6 +90,56 @@ func (s *Server) Authenticate(ctx context.Context, token, ip string) (Caller, er
 	caller = callerOf(&t)
 	s.cache.add(hash, caller, now, until, before)
 	return caller, nil
+}
+
+// AuthenticateService is the caller where an application service acts for a user: by one of their devices, or by
+// none where device is "".
+//
+// spec: application-service-api.md#identity-assertion
+func (s *Server) AuthenticateService(ctx context.Context, user id.UserID, device id.DeviceID) (Caller, error) {
+	var t storage.TokenOwner
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		if t.User, err = tx.GetUser(user); err != nil || t.User.Deactivated {
+			if err == nil || errors.Is(err, storage.ErrNotFound) {
+				err = matrixerr.New(matrixerr.Forbidden, "the application service has no account %s", user)
+			}
+			return err
+		}
+		if device == "" {
+			return nil
+		}
+		if t.Device, err = tx.GetDevice(user, device); errors.Is(err, storage.ErrNotFound) {
+			err = matrixerr.New(matrixerr.UnknownDevice, "%s has no device %.50q", user, string(device))
+		}
+		return err
+	})
+	if t.DeviceNID = t.Device.NID; device == "" {
+		t.DeviceNID = withoutDevice(user)
+	}
+	return callerOf(&t), err
+}
+
+// withoutDevice stands for a device's number where there is none, so that what is remembered of requests is told apart
+// by user. It is that of no device, as it is negative.
+func withoutDevice(user id.UserID) int64 {
+	sum := sha256.Sum256([]byte(user))
+	return -int64(binary.BigEndian.Uint64(sum[:])>>2) - 2
+}
+
+// TakeServiceUser sees to it that there is the user who acts for an application service, and that they are known as its.
+func (s *Server) TakeServiceUser(ctx context.Context, service string, user id.UserID) error {
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		u, err := tx.LockUser(user)
+		if errors.Is(err, storage.ErrNotFound) {
+			_, err = tx.InsertUser(&storage.User{ID: user, Created: s.millis(), AppService: service})
+			return err
+		}
+		if err != nil || u.AppService == service {
+			return err
+		}
+		u.AppService = service
+		return tx.UpdateUser(&u)
+	})
 }
 
 func callerOf(t *storage.TokenOwner) Caller {
@@ -204,16 +255,8 @@ func (s *Server) openSession(tx *storage.Tx, user id.UserID, n NewSession, fresh
 		if err := tx.DeleteDehydratedDevice(d.NID); err != nil {
 			return Session{}, err
 		}
-	} else {
-		if n.Device != "" {
-			if err := notCrossSigningKey(tx, user, n.Device); err != nil {
-				return Session{}, err
-			}
-		}
-		deviceChanged(tx, user, d.ID)
-		if err := tx.InsertDevice(&d); err != nil {
-			return Session{}, err
-		}
+	} else if err := insertDevice(tx, &d); err != nil {
+		return Session{}, err
 	}
 	return s.issue(tx, &d, 0, n.Refresh)
 }

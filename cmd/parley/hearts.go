@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"parley/appservice"
 	"parley/config"
 	"parley/federation/remote"
 	"parley/federation/sender"
@@ -38,6 +39,9 @@ type hearts struct {
 	// unread and pusher are nil in a command.
 	unread *unread.Counter
 	pusher *push.Pusher
+	// services are the application services; bridging, which sends to them, is nil in a command, and where there are none.
+	services *appservice.Services
+	bridging *appservice.Sender
 	// mailer is nil where the node sends no mail.
 	mailer *mail.Mailer
 }
@@ -71,6 +75,10 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	services, err := newServices(cfg, db, log)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	ro := roomserver.Options{
 		DB:             db,
 		Name:           cfg.ServerName,
@@ -82,6 +90,9 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 			Enabled: cfg.Retention.Enabled, Default: cfg.Retention.DefaultLifetime,
 			Min: cfg.Retention.MinLifetime, Max: cfg.Retention.MaxLifetime, Interval: cfg.Retention.Interval,
 		},
+	}
+	if len(cfg.AppServices) > 0 {
+		ro.FindAlias = services.FindAlias
 	}
 	if servers != nil {
 		ro.Remote, ro.Identity = servers, servers
@@ -114,6 +125,9 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 			return nil, errors.Join(err, db.Close())
 		}
 	}
+	if len(cfg.AppServices) > 0 {
+		uo.FindUser = services.FindUser
+	}
 	if servers != nil {
 		uo.Remote, uo.Identity = servers, servers
 	}
@@ -121,7 +135,7 @@ func openHearts(ctx context.Context, cfg *config.Config, log *slog.Logger, publi
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &hearts{db: db, rooms: rooms, users: userserver.New(uo), media: files, keys: keys, remote: servers, mailer: uo.Mailer}, nil
+	return &hearts{db: db, rooms: rooms, users: userserver.New(uo), media: files, keys: keys, remote: servers, mailer: uo.Mailer, services: services}, nil
 }
 
 // close ends what runs, and writes what was accepted.
@@ -129,6 +143,10 @@ func (h *hearts) close() error {
 	if h.pusher != nil {
 		h.pusher.Close()
 	}
+	if h.bridging != nil {
+		h.bridging.Close()
+	}
+	h.services.Close()
 	if h.sender != nil {
 		h.sender.Close()
 	}

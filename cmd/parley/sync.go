@@ -33,7 +33,7 @@ func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger, metrics
 		hub.Close()
 		return nil, nil, err
 	}
-	if err := h.start(cfg, broker, log, metrics); err != nil {
+	if err := h.start(ctx, cfg, broker, log, metrics); err != nil {
 		hub.Close()
 		return nil, nil, errors.Join(err, h.close())
 	}
@@ -41,12 +41,15 @@ func openNode(ctx context.Context, cfg *config.Config, log *slog.Logger, metrics
 }
 
 // start starts what follows the log: what counts what people have not read, pushes it to their
-// phones, and sends to other servers.
-func (h *hearts) start(cfg *config.Config, broker *stream.Broker, log *slog.Logger, metrics prometheus.Registerer) (err error) {
+// phones, and sends to other servers and to application services.
+func (h *hearts) start(ctx context.Context, cfg *config.Config, broker *stream.Broker, log *slog.Logger, metrics prometheus.Registerer) (err error) {
 	if h.unread, err = unread.New(h.db, h.rooms); err != nil {
 		return err
 	}
 	if h.sender, err = newSender(cfg, h, broker, log, metrics); err != nil {
+		return err
+	}
+	if h.bridging, err = newBridging(ctx, cfg, h, broker, log, metrics); err != nil {
 		return err
 	}
 	o := push.Options{

@@ -148,6 +148,8 @@ func newFaces(cfg *config.Config, h *hearts, hub *stream.Hub, log *slog.Logger, 
 		ServerName: cfg.ServerName, Users: h.users, Rooms: h.rooms, Media: h.media, Unread: h.unread, Epoch: h.db.Epoch(),
 		Registration: registration(cfg.Registration, h.users.HasMail()),
 		WellKnown:    wellKnown(cfg.WellKnown),
+		Services:     h.services,
+		HeardService: h.heardService,
 		TURN:         clientapi.TURN{URIs: cfg.TURN.URIs, SharedSecret: cfg.TURN.SharedSecret.Reveal(), Lifetime: cfg.TURN.Lifetime},
 	})
 	if err != nil {

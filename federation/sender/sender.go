@@ -143,21 +143,14 @@ func (s *Sender) Heard(server id.ServerName) { s.queue.Heard(string(server)) }
 
 // listen goes through notices until ctx is done.
 func (s *Sender) listen(ctx context.Context, notices *stream.Subscription) {
-	for {
-		list, missed, err := notices.Next(ctx)
-		if err != nil {
-			return
+	notices.Each(ctx, func(n *stream.Notice) {
+		if err := s.hear(ctx, n); err != nil && ctx.Err() == nil {
+			s.o.Log.Warn("cannot see to a notice", "kind", n.Kind, "room", n.Room, "error", err)
 		}
-		for i := range list {
-			if err := s.hear(ctx, &list[i]); err != nil && ctx.Err() == nil {
-				s.o.Log.Warn("cannot see to a notice", "kind", list[i].Kind, "room", list[i].Room, "error", err)
-			}
-		}
-		if missed {
-			s.servers.purge()
-			s.queue.Reread()
-		}
-	}
+	}, func() {
+		s.servers.purge()
+		s.queue.Reread()
+	})
 }
 
 // hear goes through one notice.

@@ -17,8 +17,11 @@ const statusClientGone = 499
 // spec: client-server-api/index.md#common-error-codes
 // spec: client-server-api/index.md#other-error-codes
 var statuses = map[matrixerr.Code]int{
+	matrixerr.BadStatus:               http.StatusBadGateway,
 	matrixerr.CannotLeaveServerNotice: http.StatusForbidden,
 	matrixerr.CannotOverwriteMedia:    http.StatusConflict,
+	matrixerr.ConnectionFailed:        http.StatusBadGateway,
+	matrixerr.ConnectionTimeout:       http.StatusGatewayTimeout,
 	matrixerr.Forbidden:               http.StatusForbidden,
 	matrixerr.GuestAccessForbidden:    http.StatusForbidden,
 	matrixerr.InviteBlocked:           http.StatusForbidden,

@@ -108,11 +108,11 @@ func (r *Request) who() slog.Attr {
 	return slog.Attr{}
 }
 
-// token is the access token that was sent, or "". One in the query is no longer in the
+// Token is the access token that was sent, or "". One in the query is no longer in the
 // specification, but older clients and application services send it there.
 //
 // spec: client-server-api/index.md#using-access-tokens
-func (r *Request) token() string {
+func (r *Request) Token() string {
 	if h := r.HTTP.Header["Authorization"]; len(h) > 0 {
 		scheme, token, _ := strings.Cut(h[0], " ")
 		if strings.EqualFold(scheme, "Bearer") {

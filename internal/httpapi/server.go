@@ -258,7 +258,7 @@ func (a *API) authenticate(s *served, r *Request) error {
 	if s.Auth == None {
 		return nil
 	}
-	token := r.token()
+	token := r.Token()
 	if token == "" {
 		if s.Auth == Optional {
 			return nil

@@ -93,6 +93,23 @@ func (s *Subscription) Next(ctx context.Context) (notices []Notice, missed bool,
 	}
 }
 
+// Each calls hear for each notice until ctx is done, and missed after some if others
+// were dropped.
+func (s *Subscription) Each(ctx context.Context, hear func(*Notice), missed func()) {
+	for {
+		list, some, err := s.Next(ctx)
+		if err != nil {
+			return
+		}
+		for i := range list {
+			hear(&list[i])
+		}
+		if some {
+			missed()
+		}
+	}
+}
+
 // Close ends the subscription.
 func (s *Subscription) Close() {
 	s.broker.mu.Lock()

@@ -63,15 +63,6 @@ var notOffered = map[string]string{
 	"requestTokenToRegisterMSISDN":      "M_THREEPID_MEDIUM_NOT_SUPPORTED",
 	"requestTokenTo3PIDMSISDN":          "M_THREEPID_MEDIUM_NOT_SUPPORTED",
 	"requestTokenToResetPasswordMSISDN": "M_THREEPID_MEDIUM_NOT_SUPPORTED",
-	// There are no application services.
-	// spec: client-server-api/modules/third_party_networks.md#third-party-lookups
-	"getProtocolMetadata":                     "M_NOT_FOUND",
-	"queryLocationByAlias":                    "M_NOT_FOUND",
-	"queryLocationByProtocol":                 "M_NOT_FOUND",
-	"queryUserByID":                           "M_NOT_FOUND",
-	"queryUserByProtocol":                     "M_NOT_FOUND",
-	"pingAppservice":                          "M_FORBIDDEN",
-	"updateAppserviceRoomDirectoryVisibility": "M_FORBIDDEN",
 }
 
 // noErrors are the endpoints whose specified errors a server of this kind has no cause for.
@@ -95,7 +86,9 @@ func TestClientServer(t *testing.T) {
 		s.post = mailtest.Open(t)
 		network := harness.NewNetwork(t)
 		s.identity = newIdentityServer(t, network)
-		s.server = network.ParleyConfigured(t, db, settings+s.post.Settings())
+		s.bridge = harness.NewBridge(t)
+		s.server = network.ParleyConfigured(t, db, settings+s.post.Settings()+s.bridge.Settings())
+		s.bridge.Connect(s.server)
 		s.root = s.server.Administrator(t, "root")
 		for _, story := range []func(*scene){
 			tokens, closed, invited,
@@ -133,6 +126,7 @@ type scene struct {
 	server     *harness.Server
 	post       *mailtest.Office
 	identity   *identityServer
+	bridge     *harness.Bridge
 	root       *harness.User // an administrator
 	seen       map[string]*seen
 }

@@ -212,17 +212,41 @@ func spaces(s *scene) {
 	s.refused("getSpaceHierarchy", bob, 403, "M_FORBIDDEN", alice.NewRoom(nil))
 }
 
-// networks: what bridges lead to, of which this server has none.
+// networks: what a bridge leads to.
 //
 // spec: client-server-api/modules/third_party_networks.md#third-party-lookups
 func networks(s *scene) {
-	alice := s.user("alice")
+	alice, service := s.user("alice"), s.server.Anonymous(s.t)
+	service.AccessToken = s.bridge.Registration.AppToken
 	s.ok("getProtocols", alice)
+	s.ok("getProtocolMetadata", alice, "pigeon")
+	s.ok("queryLocationByProtocol", alice, "pigeon", query{"loft": "1"})
+	s.ok("queryUserByProtocol", alice, "pigeon", query{"ring": "7"})
+	s.ok("queryLocationByAlias", alice, query{"alias": s.at("#a")})
+	s.ok("queryUserByID", alice, query{"userid": s.at("@a")})
 	s.refused("getProtocolMetadata", alice, 404, "M_NOT_FOUND", "irc")
 	s.refused("queryLocationByProtocol", alice, 404, "M_NOT_FOUND", "irc", query{"channel": "x"})
 	s.refused("queryUserByProtocol", alice, 404, "M_NOT_FOUND", "irc", query{"nick": "x"})
+	s.bridge.Leave()
 	s.refused("queryLocationByAlias", alice, 404, "M_NOT_FOUND", query{"alias": s.at("#a")})
 	s.refused("queryUserByID", alice, 404, "M_NOT_FOUND", query{"userid": s.at("@a")})
-	s.refused("pingAppservice", alice, 403, "M_FORBIDDEN", "irc", object{})
-	s.refused("updateAppserviceRoomDirectoryVisibility", alice, 403, "M_FORBIDDEN", "irc", s.at("!a"), object{"visibility": "public"})
+	s.refused("pingAppservice", service, 502, "M_BAD_STATUS", "bridge", object{})
+	s.bridge.Return()
+	s.ok("pingAppservice", service, "bridge", object{"transaction_id": "a ping"})
+	s.refused("pingAppservice", service, 403, "M_FORBIDDEN", "irc", object{})
+	s.refused("pingAppservice", alice, 403, "M_FORBIDDEN", "bridge", object{})
+
+	room := alice.NewRoom(nil)
+	for visibility, want := range map[string]int64{"public": 1, "private": 0} {
+		s.ok("updateAppserviceRoomDirectoryVisibility", service, "post", room, object{"visibility": visibility})
+		for _, in := range []object{{"third_party_instance_id": "bridge|post"}, {"include_all_networks": true, "filter": object{"generic_search_term": "pigeons"}}} {
+			if found := s.ok("queryPublicRooms", alice, in).Get("total_room_count_estimate").Int(); found != want && in["filter"] == nil {
+				s.t.Errorf("%v finds %d rooms; want %d", in, found, want)
+			}
+		}
+	}
+	s.refused("queryPublicRooms", alice, 400, "M_INVALID_PARAM", object{"third_party_instance_id": "bridge|post", "include_all_networks": true})
+	s.refused("updateAppserviceRoomDirectoryVisibility", service, 400, "M_INVALID_PARAM", "post", room, object{"visibility": "some"})
+	s.refused("updateAppserviceRoomDirectoryVisibility", service, 404, "M_NOT_FOUND", "post", s.at("!a"), object{"visibility": "public"})
+	s.refused("updateAppserviceRoomDirectoryVisibility", alice, 403, "M_FORBIDDEN", "post", room, object{"visibility": "public"})
 }

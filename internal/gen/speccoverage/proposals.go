@@ -16,7 +16,9 @@ import (
 // them up.
 var titles = map[string]string{
 	"1763": "Message retention",
+	"2409": "Ephemeral events for application services (in v1.13)",
 	"2666": "Rooms in common with another user (in v1.19)",
+	"3202": "Encrypted application services (in v1.17: as which device one acts)",
 	"3381": "Polls: their push rules",
 	"3391": "Deleting account data",
 	"3575": "Sliding sync, as Synapse simplified it",
@@ -32,6 +34,7 @@ var titles = map[string]string{
 	"3967": "First cross-signing keys without authentication (in v1.11)",
 	"4155": "Invite permission by users and servers (v1.18 has a part of it)",
 	"4186": "Simplified sliding sync",
+	"4203": "Messages to devices for application services",
 	"4222": "The state after the timeline (in v1.16)",
 	"4306": "Subscriptions to threads",
 	"4308": "Sliding sync: subscriptions to threads",
