@@ -1,7 +1,6 @@
 package contract
 
 import (
-
 	"maunium.net/go/mautrix/event"
 
 	"parley/test/harness"
