@@ -29,6 +29,14 @@ type inviteRequest struct {
 
 // spec: server-server-api.md#put_matrixfederationv2inviteroomideventid
 func (a *API) invite(ctx context.Context, r *httpapi.Request, in *inviteRequest) (*serverapi.Invited, error) {
+	// A bridge may make who is invited; whether the invitation is a good one does not depend on it.
+	target, err := id.ParseUserID(gjson.GetBytes(in.Invite.Event, "state_key").Str)
+	if err == nil {
+		_, err = a.users.MakeOnDemand(ctx, target)
+	}
+	if err != nil {
+		a.log.InfoContext(ctx, "who is invited could not be made", "room", in.Room, "error", err)
+	}
 	signed, err := a.rooms.ReceiveInvite(ctx, r.Origin, in.Room, in.Event, &in.Invite)
 	if err != nil {
 		return nil, err

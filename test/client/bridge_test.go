@@ -273,3 +273,44 @@ func TestOnDemand(t *testing.T) {
 		}
 	})
 }
+
+// TestBridgeAfar has somebody of another server invite a bridge's ghost, whom the bridge makes for that, to a room that
+// nobody here is in.
+// spec: application-service-api.md#pushing-events
+func TestBridgeAfar(t *testing.T) {
+	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
+		network := harness.NewNetwork(t)
+		b := harness.NewBridge(t)
+		srv, other := network.Parley(t, db, b.Settings()), network.Parley(t, harness.Database{Kind: "sqlite"}, "")
+		b.Connect(srv)
+		b.Asked = func(name string) bool { return b.Intent(id.UserID(name)).EnsureRegistered(context.Background()) == nil }
+		ghost := id.NewUserID("ghost_afar", srv.Name)
+		alice := other.Register(t, "alice")
+		room := alice.NewRoom(&mautrix.ReqCreateRoom{Preset: "private_chat", Name: "far away", Invite: []id.UserID{ghost}})
+		var invited *event.Event
+		eventually.OK(t, func() error {
+			for _, e := range b.Got() {
+				if e.RoomID == room && e.GetStateKey() == string(ghost) {
+					invited = e
+					return nil
+				}
+			}
+			return errors.New("the bridge is not told of the invitation")
+		})
+		if !slices.ContainsFunc(invited.Unsigned.InviteRoomState, func(e *event.Event) bool { return e.Type == event.StateRoomName }) {
+			t.Errorf("the invitation does not say what the room is called: %+v", invited.Unsigned)
+		}
+		if _, err := b.Client(ghost).JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{other.Name}}); err != nil {
+			t.Fatal(err)
+		}
+		eventually.OK(t, func() error {
+			members, err := alice.JoinedMembers(t.Context(), room)
+			if err == nil && len(members.Joined) != 2 {
+				err = fmt.Errorf("%d are in the room", len(members.Joined))
+			}
+			return err
+		})
+		alice.Say(room, "hello from afar")
+		heard(t, b, room, "hello from afar")
+	})
+}
