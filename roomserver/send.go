@@ -55,28 +55,51 @@ func (s *Server) Send(ctx context.Context, r SendRequest) (id.EventID, error) {
 				return same, err
 			}
 		}
-		if err := refuseSecondAnnotation(w, d); err != nil {
+		if err := checkRelation(w, d); err != nil {
 			return nil, err
 		}
 		return s.append(w, d, r.Txn)
 	})
 }
 
-// refuseSecondAnnotation refuses an annotation that its sender has made already.
-//
-// spec: client-server-api/modules/event_annotations.md#avoiding-duplicate-annotations
-func refuseSecondAnnotation(w *work, d *draft) error {
-	const annotation = "m.annotation"
+// checkRelation refuses what must not relate to an event: an annotation that its sender has made already, and a thread that
+// would begin in the middle of another relation.
+func checkRelation(w *work, d *draft) error {
 	relates := gjson.GetBytes(d.Content, `m\.relates_to`)
-	if d.StateKey != nil || relates.Get("rel_type").Str != annotation {
+	if d.StateKey != nil {
 		return nil
 	}
-	before, err := w.tx.ListRelatedBy(d.Sender, w.room.NID, id.EventID(relates.Get("event_id").Str), annotation, d.Type)
+	switch target := id.EventID(relates.Get("event_id").Str); relates.Get("rel_type").Str {
+	case annotation:
+		return refuseSecondAnnotation(w, d, target, relates.Get("key").Str)
+	case "m.thread":
+		return refuseThread(w, target)
+	}
+	return nil
+}
+
+// spec: client-server-api/modules/threading.md#validation-of-mthread-relationships
+func refuseThread(w *work, root id.EventID) error {
+	e, err := w.tx.GetEvent(root)
+	if missing, err := notFound(err); missing || err != nil {
+		return err
+	}
+	if e.Room == w.room.NID && gjson.GetBytes(e.JSON, `content.m\.relates_to.rel_type`).Exists() {
+		return matrixerr.New(matrixerr.Unknown, "A thread cannot begin at an event that relates to another.").WithStatus(400)
+	}
+	return nil
+}
+
+const annotation = "m.annotation"
+
+// spec: client-server-api/modules/event_annotations.md#avoiding-duplicate-annotations
+func refuseSecondAnnotation(w *work, d *draft, target id.EventID, key string) error {
+	before, err := w.tx.ListRelatedBy(d.Sender, w.room.NID, target, annotation, d.Type)
 	if err != nil {
 		return err
 	}
 	for _, e := range before {
-		if gjson.GetBytes(e.JSON, `content.m\.relates_to.key`).Str == relates.Get("key").Str {
+		if gjson.GetBytes(e.JSON, `content.m\.relates_to.key`).Str == key {
 			return matrixerr.New(matrixerr.Duplicate, "You have made this annotation already.")
 		}
 	}

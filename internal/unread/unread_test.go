@@ -326,6 +326,7 @@ func TestRememberingChangesNothing(t *testing.T) {
 		kept := make(map[id.EventID]bool)
 		pick := func() id.EventID { return events[random.IntN(len(events))] }
 		events = append(events, p.say(alice, "first"))
+		roots := []id.EventID{events[0]} // of threads: what relates to nothing
 		senders := []id.UserID{alice, alice, carol, carol, carol, bob}
 		for range 200 {
 			sender := senders[random.IntN(len(senders))]
@@ -333,9 +334,10 @@ func TestRememberingChangesNothing(t *testing.T) {
 			switch random.IntN(10) {
 			case 0, 1, 2:
 				events = append(events, p.say(sender, "hello"))
+				roots = append(roots, events[len(events)-1])
 				done = "say"
 			case 3:
-				e := pick()
+				e := roots[random.IntN(len(roots))]
 				events = append(events, p.relate(sender, "m.thread", e))
 				done = "thread of " + string(e)
 			case 4:

@@ -171,7 +171,9 @@ func threads(t *testing.T, srv *harness.Server) {
 	reply := func(u *harness.User, root id.EventID, body string) id.EventID {
 		return u.Send(room, event.EventMessage, relate("m.thread", root, body))
 	}
-	reply(bob, first, "one")
+	inThread := reply(bob, first, "one")
+	_, err := bob.SendMessageEvent(t.Context(), room, event.EventMessage, relate("m.thread", inThread, "a thread in a thread"))
+	harness.WantError(t, err, 400, "M_UNKNOWN")
 	reply(bob, second, "two")
 	last := reply(alice, first, "three") // makes the first thread the latest
 
