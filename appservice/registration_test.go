@@ -99,13 +99,3 @@ func TestLoad(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParse(f *testing.F) {
-	f.Add([]byte(good))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		s, err := parse(text, "x.org")
-		if err == nil && (s.ID == "" || s.hsToken == "" || s.Sender.Server() != "x.org") {
-			t.Errorf("%+v", s)
-		}
-	})
-}
