@@ -320,27 +320,15 @@ func (s *Server) serversBefore(tx *storage.Tx, room *storage.Room, before int64,
 	return servers, err
 }
 
-// heroes is how many members stand for a room that has no name.
-//
-// spec: client-server-api/modules/instant_messaging.md#calculating-the-display-name-for-a-room
-const heroes = 5
-
 // heroEvents are the member events from which a user's client makes a name for a room without one.
 func (s *Server) heroEvents(tx *storage.Tx, room *storage.Room, root int64, user id.UserID) ([]storage.Event, error) {
 	named, err := s.stateEvents(tx, room, root, []state.Key{{Type: spec.MRoomName}, {Type: spec.MRoomCanonicalAlias}})
 	if err != nil || len(named) > 0 {
 		return nil, err
 	}
-	members, err := tx.ListSomeMembers(room.NID, []string{spec.Join, spec.Invite}, user, heroes)
-	if err == nil && len(members) == 0 {
-		members, err = tx.ListSomeMembers(room.NID, []string{spec.Leave, spec.Ban}, user, heroes)
-	}
+	users, err := tx.ListHeroes(room.NID, user)
 	if err != nil {
 		return nil, err
-	}
-	users := make([]id.UserID, len(members))
-	for i, m := range members {
-		users[i] = m.User
 	}
 	return s.MembersAt(tx, root, users)
 }

@@ -125,12 +125,25 @@ func (tx *Tx) ListGuests(room RoomNID) ([]id.UserID, error) {
 		WHERE m.room_nid = $1 AND m.membership = 'join' AND m.local AND u.guest ORDER BY m.user_id`, room)
 }
 
-// ListSomeMembers are up to limit member events of one membership, in the order in which
-// they came to be so: the heroes of a room without a name.
-func (tx *Tx) ListSomeMembers(room RoomNID, memberships []string, except id.UserID, limit int) ([]Membership, error) {
-	return sqldb.List(tx.Tx, scanMembership, `SELECT `+membershipColumns+` FROM memberships m JOIN rooms r ON r.nid = m.room_nid
-		WHERE m.room_nid = $1 AND m.membership = ANY($2) AND m.user_id <> $3
-		ORDER BY m.event_nid LIMIT $4`, room, sqldb.Array(memberships), except, limit)
+// heroes is how many members stand for a room that has no name.
+const heroes = 5
+
+// ListHeroes are the members that stand for a room without a name as a user sees it: those who came first, and
+// those who were there where nobody is.
+//
+// spec: client-server-api/modules/instant_messaging.md#calculating-the-display-name-for-a-room
+func (tx *Tx) ListHeroes(room RoomNID, user id.UserID) ([]id.UserID, error) {
+	var out []id.UserID
+	for _, memberships := range [][]string{{"join", "invite"}, {"leave", "ban"}} {
+		var err error
+		out, err = sqldb.List(tx.Tx, func(row sqldb.Scanner) (u id.UserID, err error) { return u, row.Scan(&u) },
+			`SELECT user_id FROM memberships WHERE room_nid = $1 AND membership = ANY($2) AND user_id <> $3
+			ORDER BY event_nid LIMIT $4`, room, sqldb.Array(memberships), user, heroes)
+		if err != nil || len(out) > 0 {
+			return out, err
+		}
+	}
+	return out, nil
 }
 
 // ListSharedRooms says which of the given users share a joined room with user.

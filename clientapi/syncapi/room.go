@@ -16,13 +16,9 @@ import (
 	"parley/storage"
 )
 
-const (
-	// maxScan bounds the events that are looked at to find some that the filter and the
-	// history visibility let through.
-	maxScan = 1000
-	// heroes is how many members stand for a room that has no name.
-	heroes = 5
-)
+// maxScan bounds the events that are looked at to find some that the filter and the history
+// visibility let through.
+const maxScan = 1000
 
 // roomChange says what of a room the client is to be told.
 type roomChange struct {
@@ -62,12 +58,14 @@ func (b *builder) room(c *roomChange) (told bool, err error) {
 	}
 	o := b.out
 	o.open('{')
+	var room *storage.Room // if it is needed
 	if c.whole || b.req.fullState || len(rows) > 0 {
-		room, err := b.tx.GetRoomByNID(c.m.Room)
+		r, err := b.tx.GetRoomByNID(c.m.Room)
 		if err != nil {
 			return false, err
 		}
-		if told, err = b.events(c, &room, rows, floor, limit); err != nil {
+		room = &r
+		if told, err = b.events(c, room, rows, floor, limit); err != nil {
 			return false, err
 		}
 	}
@@ -86,7 +84,7 @@ func (b *builder) room(c *roomChange) (told bool, err error) {
 	}
 	told = told || data || own
 	if told && c.joined() {
-		if err := b.unread(c.m.Room); err != nil {
+		if err := b.unread(c.m.Room, room); err != nil {
 			return false, err
 		}
 	}
@@ -506,7 +504,7 @@ func (b *builder) summary(room *storage.Room, user id.UserID) (named []id.UserID
 			return nil, err
 		}
 		if gjson.GetBytes(alias, "alias").Str == "" {
-			if named, err = b.heroes(room.NID, user); err != nil {
+			if named, err = b.tx.ListHeroes(room.NID, user); err != nil {
 				return nil, err
 			}
 			o.key("m.heroes")
@@ -523,18 +521,6 @@ func (b *builder) summary(room *storage.Room, user id.UserID) (named []id.UserID
 	o.int(room.Invited)
 	o.close('}')
 	return named, nil
-}
-
-func (b *builder) heroes(room storage.RoomNID, user id.UserID) ([]id.UserID, error) {
-	members, err := b.tx.ListSomeMembers(room, []string{"join", "invite"}, user, heroes)
-	if err == nil && len(members) == 0 {
-		members, err = b.tx.ListSomeMembers(room, []string{"leave", "ban"}, user, heroes)
-	}
-	out := make([]id.UserID, len(members))
-	for i := range members {
-		out[i] = members[i].User
-	}
-	return out, err
 }
 
 // roomAccountData writes the user's account data of a room: all, or what is new.
@@ -570,18 +556,21 @@ func byRoom(data []storage.AccountData) map[id.RoomID][]storage.AccountData {
 }
 
 // unread writes what the user has not read in a room: all in one, or by thread where the
-// filter asks for that.
+// filter asks for that. The room is looked up where it is nil.
 //
 // spec: client-server-api/modules/push.md#receiving-notifications
-func (b *builder) unread(nid storage.RoomNID) error {
+func (b *builder) unread(nid storage.RoomNID, room *storage.Room) error {
 	if b.Unread == nil {
 		return nil
 	}
-	room, err := b.tx.GetRoomByNID(nid)
-	if err != nil {
-		return err
+	if room == nil {
+		r, err := b.tx.GetRoomByNID(nid)
+		if err != nil {
+			return err
+		}
+		room = &r
 	}
-	u, err := b.Unread(b.tx, b.req.user, &room)
+	u, err := b.Unread(b.tx, b.req.user, room)
 	if err != nil {
 		return err
 	}

@@ -466,7 +466,7 @@ func (a *slidingRoom) field(room *storage.Room, d *stateDelta, typ, name string)
 
 // writeHeroes writes who stands for a room.
 func (a *slidingRoom) writeHeroes(room *storage.Room, d *stateDelta) error {
-	users, err := a.heroes(room.NID, a.req.user)
+	users, err := a.tx.ListHeroes(room.NID, a.req.user)
 	if err != nil {
 		return err
 	}
