@@ -321,11 +321,21 @@ var (
 	identityKey    = base64.RawStdEncoding.EncodeToString(identityServer.Public().(ed25519.PublicKey))
 )
 
-func vouch(t *testing.T, user id.UserID, token string) []byte {
+func vouch(t *testing.T, user id.UserID, token string, by ed25519.PrivateKey) json.RawMessage {
 	t.Helper()
-	signed, err := signedjson.Sign(fmt.Appendf(nil, `{"mxid":%q,"token":%q}`, user, token), "id.example", "ed25519:0", identityServer)
+	signed, err := signedjson.Sign(fmt.Appendf(nil, `{"mxid":%q,"token":%q}`, user, token), "id.example", "ed25519:0", by)
 	ok(t, err)
 	return signed
+}
+
+// inviteAddress makes a room to which an address is invited by a token.
+func inviteAddress(t *testing.T, s *testserver.Server, token string) id.RoomID {
+	t.Helper()
+	room := create(t, s, "12")
+	_, err := s.Rooms.Send(context.Background(), roomserver.SendRequest{Room: room, Sender: s.User("u"), Type: spec.MRoomThirdPartyInvite, StateKey: &token,
+		Content: fmt.Appendf(nil, `{"display_name":"u","public_key":%q}`, identityKey)})
+	ok(t, err)
+	return room
 }
 
 func account(t *testing.T, s *testserver.Server, localpart string) id.UserID {
@@ -339,15 +349,12 @@ func account(t *testing.T, s *testserver.Server, localpart string) id.UserID {
 // of whom the identity server tells that one.
 func TestOnBind(t *testing.T) {
 	a, b, _ := three(t, "")
-	room := create(t, a, "12")
 	token := "token"
-	_, err := a.Rooms.Send(context.Background(), roomserver.SendRequest{Room: room, Sender: a.User("u"), Type: spec.MRoomThirdPartyInvite, StateKey: &token,
-		Content: fmt.Appendf(nil, `{"display_name":"u","public_key":%q}`, identityKey)})
-	ok(t, err)
+	room := inviteAddress(t, a, token)
 	body := func(user id.UserID) map[string]any {
 		return map[string]any{"medium": "email", "address": "u@b.example", "mxid": user, "invites": []any{
 			map[string]any{"medium": "email", "address": "u@b.example", "mxid": user, "room_id": room, "sender": a.User("u"),
-				"signed": json.RawMessage(vouch(t, user, token))},
+				"signed": vouch(t, user, token, identityServer)},
 		}}
 	}
 	user := account(t, b, "u")
@@ -360,4 +367,48 @@ func TestOnBind(t *testing.T) {
 	if status, answer := a.Ask(t, b.Name, "PUT", "/_matrix/federation/v1/3pid/onbind", body(b.User("nobody"))); status != http.StatusNotFound {
 		t.Errorf("answers %d %s", status, answer)
 	}
+}
+
+// TestExchange has a server ask for the invite of a user of its own, on the word of an identity server.
+//
+// spec: server-server-api.md#put_matrixfederationv1exchange_third_party_inviteroomid
+func TestExchange(t *testing.T) {
+	a, b, _ := three(t, "")
+	room, user := inviteAddress(t, a, "token"), account(t, b, "v")
+	exchange := func(sender id.UserID, signed json.RawMessage) (status int, answer []byte) {
+		t.Helper()
+		return b.Ask(t, a.Name, http.MethodPut, "/_matrix/federation/v1/exchange_third_party_invite/"+url.PathEscape(string(room)), map[string]any{
+			"type": spec.MRoomMember, "room_id": room, "sender": sender, "state_key": user,
+			"content": map[string]any{"membership": spec.Invite, "third_party_invite": map[string]any{"display_name": "u", "signed": signed}},
+		})
+	}
+	_, stranger, err := ed25519.GenerateKey(nil)
+	ok(t, err)
+	for what, q := range map[string]struct {
+		sender id.UserID
+		signed json.RawMessage
+	}{
+		"for somebody else":    {a.User("u"), vouch(t, b.User("w"), "token", identityServer)},
+		"for another token":    {a.User("u"), vouch(t, user, "another", identityServer)},
+		"by somebody else":     {a.User("u"), vouch(t, user, "token", stranger)},
+		"for another inviter":  {a.User("w"), vouch(t, user, "token", identityServer)},
+		"for a foreign sender": {user, vouch(t, user, "token", identityServer)},
+	} {
+		if status, answer := exchange(q.sender, q.signed); status != http.StatusForbidden || gjson.GetBytes(answer, "errcode").Str != "M_FORBIDDEN" {
+			t.Errorf("a word %s is answered %d %s", what, status, answer)
+		}
+	}
+	is := func(want string) {
+		t.Helper()
+		for _, s := range []*testserver.Server{a, b} {
+			if got, err := s.Rooms.Membership(context.Background(), user, room); got != want || err != nil && want != spec.Leave {
+				t.Errorf("for %s the user is %q, %v", s.Name, got, err)
+			}
+		}
+	}
+	is(spec.Leave)
+	if status, answer := exchange(a.User("u"), vouch(t, user, "token", identityServer)); status != http.StatusOK {
+		t.Errorf("a good word is answered %d %s", status, answer)
+	}
+	is(spec.Invite)
 }
