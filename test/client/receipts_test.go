@@ -2,12 +2,15 @@ package client
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/url"
 	"testing"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"parley/internal/eventually"
 	"parley/test/harness"
 )
 
@@ -226,28 +229,101 @@ func mutedRoom(t *testing.T, srv *harness.Server) {
 	}
 }
 
+// threadCounts is a walk through /sync of one who wants counts for each thread.
+type threadCounts struct {
+	u     *harness.User
+	room  id.RoomID
+	since string
+}
+
+// told waits until /sync tells the notifications of the main timeline and of the thread.
+func (s *threadCounts) told(t *testing.T, what string, root id.EventID, main, thread int64) {
+	t.Helper()
+	eventually.OK(t, func() error {
+		query := url.Values{"since": {s.since}, "timeout": {"1000"}, "filter": {`{"room":{"timeline":{"unread_thread_notifications":true}}}`}}
+		if s.since == "" {
+			query.Del("since")
+		}
+		resp := s.u.Do("GET", harness.Path("v3", "sync")+"?"+query.Encode(), nil).WantOK(t)
+		s.since = resp.Get("next_batch").Str
+		joined := resp.Get("rooms.join." + gjsonKey(string(s.room)))
+		inMain := joined.Get("unread_notifications.notification_count")
+		inThread := joined.Get("unread_thread_notifications." + gjsonKey(string(root)) + ".notification_count").Int()
+		if !inMain.Exists() || inMain.Int() != main || inThread != thread {
+			return fmt.Errorf("%s: the answer has %s and %d in the thread; want %d and %d", what, inMain.Raw, inThread, main, thread)
+		}
+		return nil
+	})
+}
+
 // spec: client-server-api/modules/receipts.md#threaded-read-receipts
 func unreadThread(t *testing.T, srv *harness.Server) {
 	alice, bob := srv.Register(t, "alice"), srv.Register(t, "bob")
 	room := alice.NewRoomWith(bob)
 	root := alice.Say(room, "root")
-	reply := alice.Send(room, event.EventMessage, relate("m.thread", root, "in the thread"))
-	look := func() (main, thread int64) {
+	reply := func(body string) id.EventID {
+		return alice.Send(room, event.EventMessage, relate("m.thread", root, body))
+	}
+	receipt := func(kind string, target id.EventID, thread string) {
+		body := map[string]any{}
+		if thread != "" {
+			body["thread_id"] = thread
+		}
+		bob.Do("POST", roomPath("v3", room, "receipt", kind, string(target)), body).WantOK(t)
+	}
+	walk := &threadCounts{u: bob, room: room}
+	want := func(what string, main, thread int64) {
 		t.Helper()
-		path := harness.Path("v3", "sync") + `?filter=%7B%22room%22%3A%7B%22timeline%22%3A%7B%22unread_thread_notifications%22%3Atrue%7D%7D%7D`
-		joined := bob.Do("GET", path, nil).WantOK(t).Get("rooms.join." + gjsonKey(string(room)))
-		return joined.Get("unread_notifications.notification_count").Int(),
-			joined.Get("unread_thread_notifications." + gjsonKey(string(root)) + ".notification_count").Int()
+		walk.told(t, what, root, main, thread)
+		(&threadCounts{u: bob, room: room}).told(t, what+", to one who comes new", root, main, thread)
 	}
-	main, thread := look()
-	equal(t, "the main timeline's count", main, 1)
-	equal(t, "the thread's count", thread, 1)
-	bob.Do("POST", roomPath("v3", room, "receipt", "m.read", string(root)), map[string]any{"thread_id": "main"}).WantOK(t)
-	main, thread = look()
-	equal(t, "the main timeline's count after its receipt", main, 0)
-	equal(t, "the thread's count after the other's receipt", thread, 1)
-	bob.Do("POST", roomPath("v3", room, "receipt", "m.read", string(reply)), map[string]any{"thread_id": root}).WantOK(t)
-	if _, thread = look(); thread != 0 {
-		t.Errorf("the thread's count after its receipt is %d; want 0", thread)
-	}
+
+	first := reply("first")
+	want("two messages", 1, 1)
+	receipt("m.read", root, "main")
+	want("a receipt of the main timeline", 0, 1)
+	receipt("m.read", first, string(root))
+	want("a receipt of the thread", 0, 0)
+
+	said, second := alice.Say(room, "said"), reply("second")
+	want("two more", 1, 1)
+	receipt("m.read.private", second, string(root))
+	want("a private receipt of the thread", 1, 0)
+	receipt("m.read.private", said, "main")
+	want("a private receipt of the main timeline", 0, 0)
+
+	alice.Say(room, "third")
+	last := reply("third")
+	want("two more", 1, 1)
+	receipt("m.fully_read", last, "")
+	alice.Say(room, "fourth")
+	want("a marker, which reads nothing", 2, 1)
+	last = reply("fourth")
+	want("a reply after it", 2, 2)
+	receipt("m.read", last, "")
+	want("a receipt of no thread", 0, 0)
+
+	said, last = alice.Say(room, "fifth"), reply("fifth")
+	want("two more", 1, 1)
+	// An edit notifies of nothing; what comes after it shows that it did not.
+	alice.Send(room, event.EventMessage, relate("m.replace", last, "* fifth, edited"))
+	sixth := reply("sixth")
+	want("an edit and a reply", 1, 2)
+	alice.Redact(room, last, "")
+	want("a redaction in the thread", 1, 1)
+	alice.Redact(room, said, "")
+	want("a redaction in the main timeline", 0, 1)
+	receipt("m.read.private", sixth, "")
+	want("a private receipt of no thread", 0, 0)
+
+	alice.Say(room, "seventh")
+	reply("seventh")
+	want("two more", 1, 1)
+	bob.Leave(room)
+	reply("while he is away")
+	alice.Invite(room, bob)
+	bob.Join(room)
+	want("one who left and came back", 0, 0)
+	reply("eighth")
+	want("a reply since", 0, 1)
 }
