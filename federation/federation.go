@@ -57,6 +57,8 @@ type API struct {
 	log          *slog.Logger
 	metrics      *metrics
 	transactions *transactions
+	// claims has room for the invites of addresses that are worked on.
+	claims chan struct{}
 }
 
 // New makes the API. All of its options must be given.
@@ -67,7 +69,7 @@ func New(o Options) (*API, error) {
 	}
 	return &API{
 		remote: o.Remote, rooms: o.Rooms, users: o.Users, media: o.Media, directory: o.Directory, receiveEDU: o.ReceiveEDU, heard: o.Heard, version: o.Version,
-		log: o.Log, metrics: newMetrics(o.Metrics), transactions: t,
+		log: o.Log, metrics: newMetrics(o.Metrics), transactions: t, claims: make(chan struct{}, claimsAtOnce),
 	}, nil
 }
 

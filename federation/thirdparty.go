@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// maxClaims bounds the invites that one address may have, and claimsAtOnce how many of them
-	// are worked on at the same time.
+	// maxClaims bounds the invites that one address may have, and claimsAtOnce how many of all
+	// addresses' are worked on at the same time: anybody may send some.
 	maxClaims    = 100
 	claimsAtOnce = 4
 	// claimTime is for how long one request for them is worked on.
@@ -65,11 +65,14 @@ func (a *API) addressBound(ctx context.Context, _ *httpapi.Request, in *addressB
 	ctx, cancel := context.WithTimeout(ctx, claimTime)
 	defer cancel()
 	var claims sync.WaitGroup
-	free := make(chan struct{}, claimsAtOnce)
 	for _, i := range in.Invites {
 		claims.Go(func() {
-			free <- struct{}{}
-			defer func() { <-free }()
+			select {
+			case a.claims <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			defer func() { <-a.claims }()
 			if err := a.claim(ctx, roomserver.ThirdPartyInvite{Room: i.Room, Sender: i.Sender, User: in.User, Signed: i.Signed}); err != nil {
 				a.log.InfoContext(ctx, "an invite of a user's address came to nothing", "user", in.User, "room", i.Room, "sender", i.Sender, "error", err)
 			}

@@ -21,7 +21,7 @@ var (
 	// contentNames are what it reads of the content of those events of which it does.
 	contentNames = map[string][]string{
 		spec.MRoomCreate:            {"additional_creators", "creator", "m.federate", "predecessor", "room_version", "type"},
-		spec.MRoomMember:            {"join_authorised_via_users_server", "membership", "third_party_invite"},
+		spec.MRoomMember:            {"join_authorised_via_users_server", "membership", "mxid_mapping", "third_party_invite"},
 		spec.MRoomJoinRules:         {"allow", "join_rule"},
 		spec.MRoomHistoryVisibility: {"history_visibility"},
 		spec.MRoomPowerLevels: {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -27,13 +28,15 @@ type mesh map[id.ServerName]*node
 // link is how one node asks the others. What they answer can be changed on the way.
 type wire struct {
 	peer
-	self   id.ServerName
-	mesh   mesh
-	change func(*serverapi.SendJoin)
-	mu     sync.Mutex // guards asked
-	asked  []string
-	dead   map[id.ServerName]bool
-	page   int // the most that is given of history at once
+	self id.ServerName
+	mesh mesh
+	// change and knocked are what becomes of the answers on the way.
+	change  func(*serverapi.SendJoin)
+	knocked func(*serverapi.SendKnock)
+	mu      sync.Mutex // guards asked
+	asked   []string
+	dead    map[id.ServerName]bool
+	page    int // the most that is given of history at once
 	// partial says that members may be left out of the state of rooms that the node joins.
 	partial bool
 	// version is that of the room whose events a policy server signs; forges says that it signs badly.
@@ -99,7 +102,11 @@ func (l *wire) SendKnock(ctx context.Context, server id.ServerName, room id.Room
 	if _, err := n.TakeMember(ctx, l.self, room, event, spec.Knock, pdu); err != nil {
 		return nil, err
 	}
-	return n.KnockAnswer(ctx, room)
+	answer, err := n.KnockAnswer(ctx, room)
+	if err == nil && l.knocked != nil {
+		l.knocked(answer)
+	}
+	return answer, err
 }
 
 func (l *wire) SendLeave(ctx context.Context, server id.ServerName, room id.RoomID, event id.EventID, pdu json.RawMessage) error {
@@ -460,6 +467,40 @@ func TestKnockAfar(t *testing.T) {
 		b.is(t, spec.Invite, room)
 		ok(t, b.Join(ctx, MemberRequest{Room: room, Sender: b.user}))
 		m.agree(t, room, "a", "b")
+	})
+}
+
+// TestKnockHostile tells a knocking server of a room what nobody in it has said.
+func TestKnockHostile(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		ctx := context.Background()
+		m, links := newMesh(t, url, "a", "b")
+		a, b := m["a"], m["b"]
+		room, err := a.Create(ctx, CreateRequest{Creator: a.user, Version: "12", Name: new("Den"), Topic: new("tea"),
+			InitialState: []StateEvent{{Type: spec.MRoomJoinRules, Content: []byte(`{"join_rule":"knock"}`)}}})
+		ok(t, err)
+		other, err := a.Create(ctx, CreateRequest{Creator: a.user, Version: "12", Name: new("Elsewhere")})
+		ok(t, err)
+		elsewhere, err := a.KnockAnswer(ctx, other)
+		ok(t, err)
+		links["b"].knocked = func(answer *serverapi.SendKnock) {
+			for i, raw := range answer.KnockRoomState {
+				switch gjson.GetBytes(raw, "type").Str {
+				case spec.MRoomName:
+					answer.KnockRoomState[i] = json.RawMessage(strings.Replace(string(raw), "Den", "Palace", 1))
+				case spec.MRoomTopic:
+					signature := gjson.GetBytes(raw, "signatures.a.*").Str
+					answer.KnockRoomState[i] = json.RawMessage(strings.Replace(string(raw), signature, "AA"+signature[2:], 1))
+				}
+			}
+			answer.KnockRoomState = append(answer.KnockRoomState, elsewhere.KnockRoomState...)
+			answer.KnockRoomState = append(answer.KnockRoomState, json.RawMessage(`{"type":"m.room.avatar","state_key":"","sender":"@u:a","content":{}}`))
+		}
+		ok(t, b.Knock(ctx, MemberRequest{Room: room, Sender: b.user, Via: []id.ServerName{"a"}}))
+		shown := b.stripped(t, room)
+		if string(shown[`"m.room.name"`]) != `{}` || shown[`"m.room.topic"`] != nil || shown[`"m.room.avatar"`] != nil || shown[`"m.room.create"`] == nil {
+			t.Errorf("the knocking are shown %s", shown)
+		}
 	})
 }
 

@@ -113,8 +113,31 @@ func (s *Server) knockAfar(ctx context.Context, r *MemberRequest) error {
 		if err != nil {
 			return err
 		}
-		return s.outside(ctx, r.Room, id.RoomVersion(e.Version()), e, pruned(answer.KnockRoomState))
+		return s.outside(ctx, r.Room, id.RoomVersion(e.Version()), e, pruned(s.genuine(ctx, id.RoomVersion(e.Version()), r.Room, answer.KnockRoomState)))
 	})
+}
+
+// genuine are those of some events that a server tells of a room which are events of it, by whom they say
+// that they are. Only of rooms of the versions that ask for that are events told whole by all servers.
+//
+// spec: server-server-api.md#put_matrixfederationv1send_knockroomideventid
+func (s *Server) genuine(ctx context.Context, version id.RoomVersion, room id.RoomID, events []json.RawMessage) []json.RawMessage {
+	if v, err := gomatrixserverlib.GetRoomVersion(gomatrixserverlib.RoomVersion(version)); err != nil || !v.DomainlessRoomIDs() {
+		return events
+	}
+	var pdus []gomatrixserverlib.PDU
+	for _, raw := range events[:min(len(events), maxStripped)] {
+		if pdu, err := Parse(version, raw); err == nil && pdu.RoomID().String() == string(room) {
+			pdus = append(pdus, pdu)
+		}
+	}
+	var out []json.RawMessage
+	for i, err := range s.verify(ctx, pdus) {
+		if err == nil {
+			out = append(out, pdus[i].JSON()) // redacted, if its hash is wrong
+		}
+	}
+	return out
 }
 
 // leaveAfar turns an invite down, or takes a knock back, through a server that is in the room;

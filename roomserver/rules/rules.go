@@ -1,12 +1,14 @@
 // Package rules is the authorisation rules of rooms: whether an event may follow a state. They
 // are gomatrixserverlib's, but for invites on the word of an identity server, of which the
-// library checks less than the specification asks for.
+// library checks less than the specification asks for, and fields of member events of which it
+// checks more.
 //
 // spec: rooms/v12.md#authorisation-rules
 package rules
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -23,7 +25,50 @@ func Allowed(e gomatrixserverlib.PDU, state gomatrixserverlib.AuthEventProvider)
 	if IsThirdPartyInvite(e) {
 		return thirdPartyInvite(e, state)
 	}
-	return gomatrixserverlib.Allowed(e, state, UserOf)
+	return gomatrixserverlib.Allowed(readable(e), readableState{state}, UserOf)
+}
+
+// readable is an event as the library can read it. Of the content of a member event it would refuse fields of
+// which the rules say nothing if they are not as it knows them.
+func readable(e gomatrixserverlib.PDU) gomatrixserverlib.PDU {
+	if e == nil || e.Type() != spec.MRoomMember {
+		return e
+	}
+	var fields map[string]json.RawMessage
+	f := gjson.GetManyBytes(e.Content(), "mxid_mapping", "third_party_invite")
+	if !f[0].Exists() && !f[1].Exists() || json.Unmarshal(e.Content(), &fields) != nil {
+		return e
+	}
+	delete(fields, "mxid_mapping")
+	delete(fields, "third_party_invite")
+	content, err := json.Marshal(fields)
+	if err != nil {
+		return e
+	}
+	return memberEvent{e, content}
+}
+
+// memberEvent is a member event with a part of its content.
+type memberEvent struct {
+	gomatrixserverlib.PDU
+	content []byte
+}
+
+// Content is that part.
+func (m memberEvent) Content() []byte { return m.content }
+
+// readableState is a state with its member events as the library can read them.
+type readableState struct {
+	gomatrixserverlib.AuthEventProvider
+}
+
+// Member is a user's member event.
+func (s readableState) Member(user spec.SenderID) (gomatrixserverlib.PDU, error) {
+	e, err := s.AuthEventProvider.Member(user)
+	if err != nil || e == nil {
+		return e, err
+	}
+	return readable(e), nil
 }
 
 // MayFollow is Allowed for an event that is new here. To the library who was never there has

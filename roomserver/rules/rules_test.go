@@ -140,3 +140,33 @@ func TestLeave(t *testing.T) {
 		t.Error("who is banned may leave")
 	}
 }
+
+// TestFieldsOfOthers has member events with fields that are not as the library knows them, and of which the rules say
+// nothing: they are judged as without them, and so is what their senders do next.
+func TestFieldsOfOthers(t *testing.T) {
+	create := pdu(t, "m.room.create", "@u:a", "", `{"creator":"@u:a","room_version":"10"}`)
+	rules := pdu(t, "m.room.join_rules", "@u:a", "", `{"join_rule":"public"}`)
+	for _, fields := range []string{`"mxid_mapping":3`, `"mxid_mapping":"x"`, `"third_party_invite":7`, `"third_party_invite":{"signed":[]},"mxid_mapping":[]`} {
+		join := pdu(t, "m.room.member", "@v:b", "@v:b", `{"membership":"join",`+fields+`}`)
+		banned := pdu(t, "m.room.member", "@u:a", "@v:b", `{"membership":"ban",`+fields+`}`)
+		for _, c := range []struct {
+			what  string
+			event gomatrixserverlib.PDU
+			state []gomatrixserverlib.PDU
+			good  bool
+		}{
+			{"a join", join, nil, true},
+			{"a second join", join, []gomatrixserverlib.PDU{join}, true},
+			{"the join of one who is banned", join, []gomatrixserverlib.PDU{banned}, false},
+			{"leaving", pdu(t, "m.room.member", "@v:b", "@v:b", `{"membership":"leave"}`), []gomatrixserverlib.PDU{join}, true},
+		} {
+			state, err := gomatrixserverlib.NewAuthEvents(append(c.state, create, rules))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := Allowed(c.event, state); (err == nil) != c.good {
+				t.Errorf("%s with %s: %v", c.what, fields, err)
+			}
+		}
+	}
+}
