@@ -35,7 +35,7 @@ func BenchmarkMembers(b *testing.B) {
 	notified := 0
 	for b.Loop() {
 		notified = 0
-		event := NewEvent(text, Context{ID: "$e", Room: "!r:example.org", Members: count, SenderPower: 0})
+		event := NewEvent(text, Context{ID: "$e", Room: "!r:example.org", Members: count, Powers: &Powers{}})
 		for i := range members {
 			if rules[i].Evaluate(event, members[i]).Notify {
 				notified++

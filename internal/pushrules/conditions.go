@@ -99,11 +99,16 @@ type mayNotify struct{ key string }
 const defaultNotifyLevel = 50
 
 func (c *mayNotify) holds(e *Event, _ Member) bool {
-	level, ok := e.context.NotificationLevels[c.key]
+	p := e.context.Powers
+	if p == nil {
+		e.asked = true
+		return false
+	}
+	level, ok := p.Notifications[c.key]
 	if !ok {
 		level = defaultNotifyLevel
 	}
-	return e.context.SenderPower >= level
+	return p.Sender >= level
 }
 
 // scalar is a value that is no list and no object, and so can be compared.

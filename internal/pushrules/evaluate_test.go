@@ -26,8 +26,7 @@ func TestConditions(t *testing.T) {
 		return `{"type":"m.room.message","content":{"body":` + string(b) + `}}`
 	}
 	context := Context{
-		ID: "$ctx", Room: "!ctx:example.org", Members: 2, SenderPower: 50,
-		NotificationLevels: map[string]int64{"easy": 10, "hard": 51, "none": 0},
+		ID: "$ctx", Room: "!ctx:example.org", Members: 2, Powers: &Powers{50, map[string]int64{"easy": 10, "hard": 51, "none": 0}},
 	}
 	create := `{"type":"m.room.create","state_key":"","content":{"m.federate":true,"n":1,"null":null,"big":9007199254740992,
 		"float":1.0,"s":"1","a\\b":"back","deep":{"er":{"":"empty"}},"lists":[["x"],{"y":1},"z",5,null,false],"\u0062ody2":"escaped"}}`
@@ -217,7 +216,7 @@ func TestDefaults(t *testing.T) {
 	}
 	master := Compile(changes(t, func(c *Changes) error { return c.SetEnabled(Override, ".m.rule.master", true) }))
 	for _, test := range tests {
-		e := NewEvent([]byte(test.event), Context{Room: "!r:example.org", Members: test.members, SenderPower: test.power})
+		e := NewEvent([]byte(test.event), Context{Room: "!r:example.org", Members: test.members, Powers: &Powers{Sender: test.power}})
 		if got := describe(Compile(nil).Evaluate(e, Member{me, "Me"})); got != test.want {
 			t.Errorf("%s: %q instead of %q", test.name, got, test.want)
 		}

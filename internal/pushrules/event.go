@@ -15,11 +15,16 @@ type Context struct {
 	Room id.RoomID
 	// Members is how many are joined to the room.
 	Members int
-	// SenderPower is the sender's power level.
-	SenderPower int64
-	// NotificationLevels are the levels that it takes to notify, as "notifications" in the room's power
-	// levels has them.
-	NotificationLevels map[string]int64
+	// Powers are who may notify whom; nil where they are to be looked up if they are asked for.
+	Powers *Powers
+}
+
+// Powers are what the room's power levels say of the sender of an event.
+type Powers struct {
+	// Sender is the sender's power level.
+	Sender int64
+	// Notifications are the levels that it takes to notify, as "notifications" has them.
+	Notifications map[string]int64
 }
 
 // Member is a user for whom rules are evaluated, and their name in the room.
@@ -35,7 +40,16 @@ type Event struct {
 	sender     id.UserID
 	event      gjson.Result
 	properties map[string]*found
+	// asked says that a condition asked for powers that are not known.
+	asked bool
 }
+
+// AsksPowers says whether what was evaluated depends on powers that are not known: it is to be evaluated again
+// once they are.
+func (e *Event) AsksPowers() bool { return e.asked }
+
+// Learn tells the powers.
+func (e *Event) Learn(p *Powers) { e.context.Powers, e.asked = p, false }
 
 // NewEvent makes an Event of its JSON, which is not changed as long as the Event is used.
 func NewEvent(json []byte, context Context) *Event {

@@ -78,13 +78,17 @@ func (c *Counter) Now(ctx context.Context, user id.UserID, room id.RoomID, since
 		if r.own(row.event) {
 			l.markRead(marks{row.thread: row.ord})
 		}
-		l.at = row.ord
 		if _, ignored := rules.ignored[row.sender]; ignored || row.ord <= l.read.in(row.thread) {
+			l.at = row.ord
 			continue
 		}
 		row.mu.Lock()
-		actions := rules.evaluator.Evaluate(row.rules, r.member)
+		actions, unsure := rules.evaluator.Evaluate(row.rules, r.member), row.rules.AsksPowers()
 		row.mu.Unlock()
+		if unsure {
+			return Counts{}, false, nil
+		}
+		l.at = row.ord
 		if actions.Notify {
 			l.add(item{ord: row.ord, event: row.nid, ts: row.ts, thread: row.thread, highlight: actions.Highlight})
 		}

@@ -29,7 +29,7 @@ func (c *Counter) Notified(tx *storage.Tx, room *storage.Room, row *storage.Time
 	var out []id.UserID
 	for i := range members {
 		m := &members[i]
-		one := &reader{c: c, tx: tx, room: room, powers: r.powers, member: pushrules.Member{User: m.User}}
+		one := &reader{c: c, tx: tx, room: room, member: pushrules.Member{User: m.User}}
 		if one.rules, err = c.rulesAt(tx, m.User, rulesVersion{m.PushRules, m.Ignored}); err != nil {
 			return nil, err
 		}

@@ -25,7 +25,6 @@ type reader struct {
 
 	named   bool
 	viewing *roomserver.View
-	powers  *roomserver.Powers
 	// horizon is up to when the room's messages are due; nil until it is asked for.
 	horizon *int64
 }
@@ -211,7 +210,16 @@ func (r *reader) actions(row *storage.TimelineEvent, e *event) (*pushrules.Actio
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return r.rules.evaluator.Evaluate(e.rules, r.member), nil
+	actions := r.rules.evaluator.Evaluate(e.rules, r.member)
+	if e.rules.AsksPowers() {
+		powers, err := r.c.rooms.Powers(r.tx, r.room)
+		if err != nil {
+			return nil, err
+		}
+		e.rules.Learn(&pushrules.Powers{Sender: powers.Of(e.sender), Notifications: powers.Notifications()})
+		actions = r.rules.evaluator.Evaluate(e.rules, r.member)
+	}
+	return actions, nil
 }
 
 // due is up to when messages are shown to nobody any more, 0 where they stay.
@@ -306,17 +314,7 @@ func (r *reader) event(row *storage.TimelineEvent) (*event, error) {
 		// What it was before is not known any more, so this isn't for those who see it as it was.
 		return e, nil
 	}
-	if r.powers == nil {
-		powers, err := r.c.rooms.Powers(r.tx, r.room)
-		if err != nil {
-			return nil, err
-		}
-		r.powers = &powers
-	}
-	e.rules = pushrules.NewEvent(row.JSON, pushrules.Context{
-		ID: row.ID, Room: r.room.ID, Members: int(r.room.Joined),
-		SenderPower: r.powers.Of(e.sender), NotificationLevels: r.powers.Notifications(),
-	})
+	e.rules = pushrules.NewEvent(row.JSON, pushrules.Context{ID: row.ID, Room: r.room.ID, Members: int(r.room.Joined)})
 	if !r.tx.Writing() && len(row.JSON) <= cachedEventSize {
 		r.c.events.Add(row.NID, e)
 	}

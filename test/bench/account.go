@@ -41,6 +41,14 @@ func (b *bench) account() error {
 	if err != nil {
 		return err
 	}
+	err = n.settle()
+	n.stop()
+	if err != nil {
+		return err
+	}
+	if n, err = b.start(g, "full"); err != nil {
+		return err
+	}
 	defer n.stop()
 	c, err := dial(n.address, users[0].token)
 	if err != nil {

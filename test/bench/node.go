@@ -253,6 +253,25 @@ func (n *node) since(then usage) (usage, error) {
 	return usage{now.cpu - then.cpu, now.written - then.written, now.transactions - then.transactions, now.at}, err
 }
 
+// settle waits until the node has done what was left to it, as to make what was laid searchable.
+func (n *node) settle() error {
+	for calm := 0; calm < 3; {
+		before, err := n.usage()
+		if err != nil {
+			return err
+		}
+		time.Sleep(200 * time.Millisecond)
+		used, err := n.since(before)
+		if err != nil {
+			return err
+		}
+		if calm++; used.cpu > 10*time.Millisecond {
+			calm = 0
+		}
+	}
+	return nil
+}
+
 // memory is the resident memory in bytes.
 func (n *node) memory() (int64, error) {
 	kb, err := procNumber(n.cmd.Process.Pid, "status", "VmRSS:")
