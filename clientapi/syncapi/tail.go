@@ -21,6 +21,8 @@ const (
 	tailRooms  = 512
 	tailEvents = 64
 	tailBytes  = 128 << 10
+	// tailBegin is how many events one begins with: most who are told of news have heard of what was before.
+	tailBegin = 8
 	// tailReceipts and tailMembers bound what is kept of a room's receipts and senders.
 	tailReceipts = 256
 	tailMembers  = 256
@@ -136,7 +138,11 @@ func (ts *tails) extend(ctx context.Context, t *tail, room id.RoomID) error {
 
 // read brings a tail up to a position.
 func (ts *tails) read(tx *storage.Tx, t *tail, pos id.Pos) error {
-	rows, err := tx.ListTimelineBackwards(t.nid, storage.Ord(pos), storage.Ord(t.to), tailEvents+1)
+	most := tailEvents
+	if !t.read {
+		most = tailBegin
+	}
+	rows, err := tx.ListTimelineBackwards(t.nid, storage.Ord(pos), storage.Ord(t.to), most+1)
 	if err != nil {
 		return err
 	}
@@ -149,7 +155,7 @@ func (ts *tails) read(tx *storage.Tx, t *tail, pos id.Pos) error {
 		if gjson.GetBytes(rows[i].JSON, "type").Str == "m.room.redaction" {
 			redacted = true // of an event in the tail, perhaps
 		}
-		if rows[i].Current != t.root || i == tailEvents {
+		if rows[i].Current != t.root || i == most {
 			t.members = nil
 		}
 	}
@@ -161,10 +167,10 @@ func (ts *tails) read(tx *storage.Tx, t *tail, pos id.Pos) error {
 		t.drop(len(t.events))
 		from = t.to
 	}
-	if len(rows) > tailEvents {
-		rows = rows[:tailEvents]
+	if len(rows) > most {
+		rows = rows[:most]
 		t.drop(len(t.events))
-		from = max(from, id.Pos(rows[tailEvents-1].Ord)-1)
+		from = max(from, id.Pos(rows[most-1].Ord)-1)
 	}
 	if len(receipts) > tailReceipts {
 		receipts = receipts[:tailReceipts]

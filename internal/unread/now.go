@@ -11,9 +11,11 @@ import (
 )
 
 const (
-	// cachedTails bounds the rooms whose newest events are kept, tailRows how many of each.
+	// cachedTails bounds the rooms whose newest events are kept, tailRows how many of each, and tailBegin is
+	// with how many one begins.
 	cachedTails = 512
 	tailRows    = 64
+	tailBegin   = 8
 )
 
 // tail is an unbroken part of a room's timeline, read once for all who count by it.
@@ -127,13 +129,17 @@ func (c *Counter) extend(tx *storage.Tx, t *tail, id id.RoomID) error {
 	if err != nil {
 		return err
 	}
-	rows, err := tx.ListTimelineBackwards(room.NID, storage.Ord(pos), t.to, tailRows+1)
+	most := tailRows
+	if t.nid == 0 {
+		most = tailBegin
+	}
+	rows, err := tx.ListTimelineBackwards(room.NID, storage.Ord(pos), t.to, most+1)
 	if err != nil {
 		return err
 	}
-	if len(rows) > tailRows {
-		rows = rows[:tailRows]
-		t.rows, t.from = nil, rows[tailRows-1].Ord-1
+	if len(rows) > most {
+		rows = rows[:most]
+		t.rows, t.from = nil, rows[most-1].Ord-1
 	}
 	r := &reader{c: c, tx: tx, room: &room}
 	horizon, err := r.due()
