@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests, as `make test` runs them: the checks that need no server, every Go test with the race detector on SQLite
-# and PostgreSQL, the tests with matrix-js-sdk and with a Synapse as a peer, and each fuzz target for some seconds. It
+# and PostgreSQL, the tests with matrix-js-sdk and with a Synapse as a peer, and each fuzz target some thousand times. It
 # sets up what it needs, in temporary folders except for npm's packages and Synapse's, and says at the end what was
 # skipped and why.
 #
@@ -116,4 +116,4 @@ go build -o "$tmp/summary" ./test/summary
 ) 2>&1 | "$tmp/summary"
 
 step fuzz
-make --no-print-directory fuzz FUZZTIME="${FUZZTIME:-5s}"
+make --no-print-directory fuzz FUZZTIME="${FUZZTIME:-8000x}"
