@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync/atomic"
 
 	"parley/internal/id"
@@ -47,6 +48,8 @@ type DB struct {
 	epoch   string
 	// lastNode is the newest number given to a node of a state tree.
 	lastNode atomic.Int64
+	// long holds a token for each snapshot that ReadLong may take.
+	long chan struct{}
 }
 
 // Tx is a transaction. Its methods are the queries.
@@ -63,7 +66,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{db: s, publish: o.Publish}
+	db := &DB{db: s, publish: o.Publish, long: make(chan struct{}, max(1, s.Readers()/2))}
 	if err := db.openLog(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -118,6 +121,52 @@ func (db *DB) WriteAlone(ctx context.Context, fn func(*Tx) error) error {
 // Read runs fn on an unchanging snapshot.
 func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
 	return db.db.Read(ctx, func(tx *sqldb.Tx) error { return fn(&Tx{tx, db}) })
+}
+
+// ReadLong is Read for what takes long and can be shared among several goroutines: fn is given a snapshot for each
+// that it may use, at least one, all of the same position of the log. Others wait behind no more of these than half
+// of the readers can serve.
+func (db *DB) ReadLong(ctx context.Context, fn func([]*Tx) error) error {
+	select {
+	case db.long <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-db.long }()
+	return db.Read(ctx, func(tx *Tx) error {
+		pos, err := tx.GetPos()
+		if err != nil {
+			return err
+		}
+		return db.readAlso(ctx, pos, []*Tx{tx}, fn)
+	})
+}
+
+// readAlso adds snapshots of a position to those there are, as long as there are free ones, and runs fn on all.
+func (db *DB) readAlso(ctx context.Context, pos id.Pos, txs []*Tx, fn func([]*Tx) error) error {
+	if len(txs) >= runtime.GOMAXPROCS(0) {
+		return fn(txs)
+	}
+	select {
+	case db.long <- struct{}{}:
+		defer func() { <-db.long }()
+	default:
+		return fn(txs)
+	}
+	same := false
+	_, err := db.db.TryRead(ctx, func(t *sqldb.Tx) error {
+		tx := &Tx{t, db}
+		now, err := tx.GetPos()
+		if err != nil || now != pos { // something was written in between
+			return err
+		}
+		same = true
+		return db.readAlso(ctx, pos, append(txs, tx), fn)
+	})
+	if err != nil || same {
+		return err
+	}
+	return fn(txs)
 }
 
 // Get is Read for a function with a result.

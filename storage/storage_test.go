@@ -13,6 +13,78 @@ import (
 	"parley/storage/storagetest"
 )
 
+// However many ask for long, each is given snapshots of one position, and others are served meanwhile.
+func TestReadLong(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		db := storagetest.Open(t, url, nil)
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					err := db.ReadLong(ctx, func(txs []*storage.Tx) error {
+						if len(txs) == 0 {
+							return errors.New("no snapshot")
+						}
+						first, err := txs[0].GetPos()
+						if err != nil {
+							return err
+						}
+						for _, tx := range txs[1:] {
+							if pos, err := tx.GetPos(); err != nil || pos != first {
+								return fmt.Errorf("one snapshot is of %d and another of %d: %w", first, pos, err)
+							}
+						}
+						return nil
+					})
+					if err != nil && ctx.Err() == nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		for range 50 {
+			err := db.Write(t.Context(), func(tx *storage.Tx) error {
+				tx.OnPos(1, func(id.Pos) error { return nil })
+				return nil
+			})
+			if err == nil {
+				err = db.Ping(t.Context())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		stop()
+		wg.Wait()
+
+		// Those that are in the middle of it leave readers to others.
+		hold, held := make(chan struct{}), make(chan struct{})
+		for range 20 {
+			wg.Go(func() {
+				err := db.ReadLong(t.Context(), func([]*storage.Tx) error {
+					select {
+					case held <- struct{}{}:
+					case <-hold:
+					}
+					<-hold
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		<-held
+		if err := db.Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+		close(hold)
+		wg.Wait()
+	})
+}
+
 func TestWriteGroups(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		var mu sync.Mutex

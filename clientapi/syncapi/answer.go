@@ -28,12 +28,17 @@ func (a *API) answer(ctx context.Context, req *request, w http.ResponseWriter, l
 	defer o.free()
 	var head stream.Mark
 	var news, known bool
-	err = a.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		b := builder{API: a, req: req, tx: tx, out: o, now: a.Now().UnixMilli(), last: last || req.initial || req.fullState}
+	build := func(txs []*storage.Tx) (err error) {
+		b := builder{API: a, req: req, tx: txs[0], beside: txs[1:], out: o, now: a.Now().UnixMilli(), last: last || req.initial || req.fullState}
 		news, err = b.build(w)
 		head, known = b.head, b.known
 		return err
-	})
+	}
+	if req.initial {
+		err = a.DB.ReadLong(ctx, build)
+	} else {
+		err = a.DB.Read(ctx, func(tx *storage.Tx) error { return build([]*storage.Tx{tx}) })
+	}
 	if err == nil {
 		err = a.acknowledge(ctx, req, known)
 	}
@@ -58,8 +63,10 @@ type builder struct {
 	*API
 	req *request
 	tx  *storage.Tx
-	out *out
-	now int64
+	// beside are more snapshots of the same position, for goroutines that help with many rooms.
+	beside []*storage.Tx
+	out    *out
+	now    int64
 	// last says that the client is told even if there is nothing new.
 	last bool
 
@@ -303,36 +310,25 @@ func (b *builder) rooms(memberships []storage.Membership) (news bool, err error)
 	for _, section := range [...]struct {
 		name  string
 		of    func(membership string) bool
-		write func(m *storage.Membership) (bool, error)
+		write func(b *builder, m *storage.Membership) (bool, error)
 	}{
-		{"join", is("join"), b.joined},
-		{"invite", is("invite"), b.invited},
-		{"knock", is("knock"), b.knocked},
-		{"leave", func(m string) bool { return m == "leave" || m == "ban" }, b.left},
+		{"join", is("join"), (*builder).joined},
+		{"invite", is("invite"), (*builder).invited},
+		{"knock", is("knock"), (*builder).knocked},
+		{"leave", func(m string) bool { return m == "leave" || m == "ban" }, (*builder).left},
 	} {
+		var of []*storage.Membership
+		for i := range memberships {
+			if m := &memberships[i]; section.of(m.Membership) && b.req.filter.Room.MatchRoom(m.RoomID) {
+				of = append(of, m)
+			}
+		}
 		before := len(o.buf)
 		o.key(section.name)
 		o.open('{')
-		some := false
-		for i := range memberships {
-			m := &memberships[i]
-			if !section.of(m.Membership) || !b.req.filter.Room.MatchRoom(m.RoomID) {
-				continue
-			}
-			mark := len(o.buf)
-			o.anyKey(string(m.RoomID))
-			told, err := section.write(m)
-			if err != nil {
-				return false, err
-			}
-			if !told {
-				o.buf = o.buf[:mark]
-				continue
-			}
-			some = true
-			if err := o.rest(&b.spooled); err != nil {
-				return false, err
-			}
+		some, err := b.section(of, section.write)
+		if err != nil {
+			return false, err
 		}
 		if !some {
 			o.buf = o.buf[:before]

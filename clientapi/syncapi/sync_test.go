@@ -3,6 +3,7 @@ package syncapi
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,31 @@ func TestTimeline(t *testing.T) {
 			n.Errorf("before the gap: %s", page.Events)
 		}
 		equal(n, "a filter of other rooms", n.sync(bob, "since", second.next(), "filter", `{"room":{"not_rooms":["`+string(room)+`"]}}`).Get("rooms").Raw, "")
+	})
+}
+
+// Who is in more rooms than one goroutine takes at once is told of each of them, and that as one who asks for it alone.
+func TestManyRooms(t *testing.T) {
+	each(t, func(n *node) {
+		rooms := make([]id.RoomID, 3*shareSize+1)
+		for i := range rooms {
+			rooms[i] = n.create(alice, nil)
+			n.join(bob, rooms[i])
+			n.say(alice, rooms[i], strconv.Itoa(i))
+		}
+		n.leave(bob, rooms[0])
+		const form = `{"event_format":"federation","room":{"include_leave":true,"rooms":[` // without ages
+		all := n.sync(bob, "filter", strings.TrimSuffix(form, `,"rooms":[`)+"}}")
+		equal(n, "joined", len(all.Get("rooms.join").Map()), len(rooms)-1)
+		equal(n, "left", len(all.Get("rooms.leave").Map()), 1)
+		for i, room := range rooms {
+			section := "join"
+			if i == 0 {
+				section = "leave"
+			}
+			alone := n.sync(bob, "filter", form+`"`+string(room)+`"]}}`)
+			equal(n, string(room), all.room(section, room).Raw, alone.room(section, room).Raw)
+		}
 	})
 }
 

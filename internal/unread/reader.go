@@ -285,26 +285,21 @@ func (r *reader) event(row *storage.TimelineEvent) (*event, error) {
 			return e, nil
 		}
 	}
-	f := gjson.GetManyBytes(row.JSON, "sender", "type", "state_key", `content.m\.relates_to`, "redacts", "content.redacts", "origin_server_ts")
+	f := gjson.GetManyBytes(row.JSON, "sender", "type", "state_key")
 	e := &event{sender: id.UserID(f[0].Str), state: f[2].Exists(), thread: mainThread}
-	if !e.state {
-		e.ts = f[6].Int()
-	}
 	switch {
 	case e.state && f[1].Str == "m.room.member":
 		e.member = id.UserID(f[2].Str)
 	case e.state:
-	case f[3].IsObject():
-		root, ok, err := r.tx.GetThread(row.NID)
-		if err != nil {
+	default:
+		e.ts = gjson.GetBytes(row.JSON, "origin_server_ts").Int()
+		if err := r.setThread(e, row); err != nil {
 			return nil, err
 		}
-		if ok {
-			e.thread = string(root)
+		if f[1].Str != "m.room.redaction" {
+			break
 		}
-	}
-	if f[1].Str == "m.room.redaction" && !e.state {
-		for _, redacts := range f[4:6] {
+		for _, redacts := range gjson.GetManyBytes(row.JSON, "redacts", "content.redacts") {
 			if err := r.setRedacts(e, row.NID, id.EventID(redacts.Str)); err != nil {
 				return nil, err
 			}
@@ -319,6 +314,18 @@ func (r *reader) event(row *storage.TimelineEvent) (*event, error) {
 		r.c.events.Add(row.NID, e)
 	}
 	return e, nil
+}
+
+// setThread notes in which thread a message is.
+func (r *reader) setThread(e *event, row *storage.TimelineEvent) error {
+	if !gjson.GetBytes(row.JSON, `content.m\.relates_to`).IsObject() {
+		return nil
+	}
+	root, ok, err := r.tx.GetThread(row.NID)
+	if ok {
+		e.thread = string(root)
+	}
+	return err
 }
 
 // setRedacts notes which event a redaction has redacted, if it was allowed to.

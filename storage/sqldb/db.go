@@ -191,6 +191,24 @@ func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
 	case <-db.closing:
 		return ErrClosed
 	}
+	return db.read(ctx, c, fn)
+}
+
+// TryRead is Read where a snapshot is free; it says whether one was. fn has not run where none was.
+func (db *DB) TryRead(ctx context.Context, fn func(*Tx) error) (free bool, err error) {
+	select {
+	case c := <-db.readers:
+		return true, db.read(ctx, c, fn)
+	default:
+		return false, nil
+	}
+}
+
+// Readers is how many snapshots can be read at once.
+func (db *DB) Readers() int { return cap(db.readers) }
+
+// read runs fn on a snapshot of a reader, and gives that back.
+func (db *DB) read(ctx context.Context, c *conn, fn func(*Tx) error) error {
 	defer func() { db.readers <- c }()
 	if c == nil {
 		var err error
