@@ -37,9 +37,16 @@ func TestTwo(t *testing.T) {
 	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
 		network := harness.NewNetwork(t)
 		host, guest := network.Parley(t, db, ""), network.Parley(t, db.Another(t), "")
-		t.Run("stories", func(t *testing.T) { tell(t, host, guest) })
-		t.Run("demotion", func(t *testing.T) { demotion(t, host, guest) })
-		t.Run("files", func(t *testing.T) { files(t, host, guest) })
+		t.Run("stories", func(t *testing.T) {
+			tell(t, host, guest)
+			t.Run("files", func(t *testing.T) {
+				t.Parallel()
+				files(t, host, guest)
+			})
+		})
+		t.Run("apart", func(t *testing.T) {
+			part(t, []*harness.Server{host, guest}, map[string][]parting{"demotion": demotion(t, host, guest)})
+		})
 		t.Run("outage", func(t *testing.T) { outage(t, host, guest) })
 	})
 }
@@ -48,9 +55,9 @@ func TestTwo(t *testing.T) {
 func TestThree(t *testing.T) {
 	harness.EachDatabase(t, func(t *testing.T, db harness.Database) {
 		network := harness.NewNetwork(t)
-		first, second, third := network.Parley(t, db, ""), network.Parley(t, db.Another(t), ""), network.Parley(t, db.Another(t), "")
-		t.Run("chat", func(t *testing.T) { roundTable(t, first, second, third) })
-		t.Run("split", func(t *testing.T) { split(t, first, second, third) })
+		servers := []*harness.Server{network.Parley(t, db, ""), network.Parley(t, db.Another(t), ""), network.Parley(t, db.Another(t), "")}
+		t.Run("chat", func(t *testing.T) { roundTable(t, servers...) })
+		t.Run("apart", func(t *testing.T) { part(t, servers, map[string][]parting{"split": split(t, servers...)}) })
 	})
 }
 
@@ -59,14 +66,27 @@ func TestSynapse(t *testing.T) {
 	network := harness.NewNetwork(t)
 	synapse := network.Synapse(t)
 	parley := network.Parley(t, harness.Database{Kind: "sqlite"}, "")
-	for name, pair := range map[string][2]*harness.Server{"guest": {parley, synapse}, "host": {synapse, parley}} {
-		t.Run(name, func(t *testing.T) {
-			t.Run("stories", func(t *testing.T) { tell(t, pair[0], pair[1]) })
-			t.Run("split", func(t *testing.T) { split(t, pair[0], pair[1]) })
-			t.Run("demotion", func(t *testing.T) { demotion(t, pair[0], pair[1]) })
-			t.Run("outage", func(t *testing.T) { outage(t, pair[0], pair[1]) })
+	servers := []*harness.Server{parley, synapse}
+	t.Run("stories", func(t *testing.T) {
+		t.Run("guest", func(t *testing.T) {
+			t.Parallel()
+			tell(t, parley, synapse)
 		})
-	}
+		t.Run("host", func(t *testing.T) {
+			t.Parallel()
+			tell(t, synapse, parley)
+		})
+	})
+	t.Run("apart", func(t *testing.T) {
+		part(t, servers, map[string][]parting{
+			"guest split": split(t, parley, synapse), "guest demotion": demotion(t, parley, synapse),
+			"host split": split(t, synapse, parley), "host demotion": demotion(t, synapse, parley),
+		})
+	})
+	t.Run("outage", func(t *testing.T) {
+		t.Run("guest", func(t *testing.T) { outage(t, parley, synapse) })
+		t.Run("host", func(t *testing.T) { outage(t, synapse, parley) })
+	})
 }
 
 func tell(t *testing.T, host, guest *harness.Server) {

@@ -3,6 +3,7 @@ package federation
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 
 	"maunium.net/go/mautrix/event"
@@ -34,15 +35,46 @@ func outage(t *testing.T, host, guest *harness.Server) {
 	sameHistory(t, room, alice, bob)
 }
 
-// split: all servers are cut off from each other, an admin on each changes topic, name and power levels, and they find
-// together again.
-func split(t *testing.T, servers ...*harness.Server) {
-	for _, version := range versions {
-		t.Run(fmt.Sprint("v", version), func(t *testing.T) { splitRoom(t, version, servers...) })
+// parting is what happens in a room of one version while its servers are cut off from each other, and what must have
+// become of it when they have found together again.
+type parting struct {
+	version  int
+	apart    func()
+	together func(*testing.T)
+}
+
+// part cuts all servers off from each other, once for all that is to happen meanwhile.
+func part(t *testing.T, servers []*harness.Server, partings map[string][]parting) {
+	for _, s := range servers {
+		s.Link.Cut()
+	}
+	for _, list := range partings {
+		for _, p := range list {
+			p.apart()
+		}
+	}
+	for _, s := range servers {
+		s.Link.Mend()
+	}
+	for name, list := range partings {
+		for _, p := range list {
+			t.Run(fmt.Sprintf("%s/v%d", name, p.version), func(t *testing.T) {
+				t.Parallel()
+				p.together(t)
+			})
+		}
 	}
 }
 
-func splitRoom(t *testing.T, version int, servers ...*harness.Server) {
+// split: an admin on each server changes topic, name and power levels, and all find to one state.
+func split(t *testing.T, servers ...*harness.Server) (partings []parting) {
+	for _, version := range versions {
+		partings = append(partings, splitRoom(t, version, servers...))
+	}
+	return partings
+}
+
+func splitRoom(t *testing.T, version int, servers ...*harness.Server) parting {
 	host := servers[0]
 	users := []*harness.User{host.Register(t, "admin0")}
 	for i, s := range servers[1:] {
@@ -55,62 +87,66 @@ func splitRoom(t *testing.T, version int, servers ...*harness.Server) {
 		join(t, u, room, host)
 		levels[string(u.UserID)] = 100
 	}
-	setLevels := func(u *harness.User, more string, level int) {
-		content := u.StateContent(room, event.StatePowerLevels, "")
-		all, _ := content["users"].(map[string]any)
-		if all == nil {
-			all = map[string]any{}
-		}
-		maps.Copy(all, levels)
-		if more != "" {
-			all[more] = level
-		}
-		content["users"] = all
-		u.SetState(room, event.StatePowerLevels, "", content)
-	}
-	setLevels(users[0], "", 0)
+	setLevels(users[0], room, levels)
 	sameState(t, room, users...)
 
-	for _, s := range servers {
-		s.Link.Cut()
-	}
-	for i, u := range users {
-		for j := range 3 {
-			u.Say(room, fmt.Sprintf("alone %d %d", i, j))
-		}
-		setLevels(u, fmt.Sprintf("@friend%d:%s", i, u.Server.Name), 10+i)
-		u.SetState(room, event.StateTopic, "", map[string]any{"topic": fmt.Sprint("of server ", i)})
-		if i > 0 {
-			u.SetState(room, event.StateRoomName, "", map[string]any{"name": fmt.Sprint("name ", i)})
-		}
-		u.Say(room, fmt.Sprint("still alone ", i))
-	}
-	for _, s := range servers {
-		s.Link.Mend()
-	}
-	var last []id.EventID
-	for _, u := range users {
-		last = append(last, u.Say(room, "together again"))
-	}
-	for _, u := range users {
-		for _, target := range last {
-			awaitEvent(t, u, room, target)
+	apart := func() {
+		for i, u := range users {
+			for j := range 3 {
+				u.Say(room, fmt.Sprintf("alone %d %d", i, j))
+			}
+			more := maps.Clone(levels)
+			more[fmt.Sprintf("@friend%d:%s", i, u.Server.Name)] = 10 + i
+			setLevels(u, room, more)
+			u.SetState(room, event.StateTopic, "", map[string]any{"topic": fmt.Sprint("of server ", i)})
+			if i > 0 {
+				u.SetState(room, event.StateRoomName, "", map[string]any{"name": fmt.Sprint("name ", i)})
+			}
+			u.Say(room, fmt.Sprint("still alone ", i))
 		}
 	}
-	state := sameState(t, room, users...)
-	sameHistory(t, room, users...)
-	topic := harness.FindState(state, event.StateTopic, "")
-	if topic == nil || topic.Content.Raw["topic"] == "" {
-		t.Errorf("no topic came out of the split: %v", topic)
-	}
-	// And it goes on.
-	for _, u := range users {
-		said := u.Say(room, "and so on")
-		for _, other := range users {
-			awaitEvent(t, other, room, said)
+	together := func(t *testing.T) {
+		users := slices.Clone(users)
+		for i := range users {
+			users[i] = users[i].In(t)
 		}
+		var last []id.EventID
+		for _, u := range users {
+			last = append(last, u.Say(room, "together again"))
+		}
+		for _, u := range users {
+			for _, target := range last {
+				awaitEvent(t, u, room, target)
+			}
+		}
+		state := sameState(t, room, users...)
+		sameHistory(t, room, users...)
+		topic := harness.FindState(state, event.StateTopic, "")
+		if topic == nil || topic.Content.Raw["topic"] == "" {
+			t.Errorf("no topic came out of the split: %v", topic)
+		}
+		// And it goes on.
+		for _, u := range users {
+			said := u.Say(room, "and so on")
+			for _, other := range users {
+				awaitEvent(t, other, room, said)
+			}
+		}
+		sameState(t, room, users...)
 	}
-	sameState(t, room, users...)
+	return parting{version, apart, together}
+}
+
+// setLevels gives some users power levels, beside those that have theirs.
+func setLevels(u *harness.User, room id.RoomID, levels map[string]any) {
+	content := u.StateContent(room, event.StatePowerLevels, "")
+	all, _ := content["users"].(map[string]any)
+	if all == nil {
+		all = map[string]any{}
+	}
+	maps.Copy(all, levels)
+	content["users"] = all
+	u.SetState(room, event.StatePowerLevels, "", content)
 }
 
 // awaitEvent waits until a user's server shows an event.
@@ -126,34 +162,24 @@ func awaitEvent(t *testing.T, u *harness.User, room id.RoomID, target id.EventID
 
 // demotion: while the servers are apart, one side takes the rights of the other's admin, who changes the topic meanwhile.
 // The change never happened, on both sides.
-func demotion(t *testing.T, host, guest *harness.Server) {
+func demotion(t *testing.T, host, guest *harness.Server) (partings []parting) {
 	for _, version := range versions {
-		t.Run(fmt.Sprint("v", version), func(t *testing.T) {
-			m := meeting{host, guest, version}
-			alice, bob := host.Register(t, "alice"), guest.Register(t, "bob")
-			req := m.room("public_chat")
-			req.Topic = "the first topic"
-			room := alice.NewRoom(req)
-			join(t, bob, room, host)
-			setLevel := func(level int) {
-				content := alice.StateContent(room, event.StatePowerLevels, "")
-				users, _ := content["users"].(map[string]any)
-				if users == nil {
-					users = map[string]any{}
-				}
-				users[string(bob.UserID)] = level
-				content["users"] = users
-				alice.SetState(room, event.StatePowerLevels, "", content)
-			}
-			setLevel(60)
-			sameState(t, room, alice, bob)
+		m := meeting{host, guest, version}
+		alice, bob := host.Register(t, "alice"), guest.Register(t, "bob")
+		req := m.room("public_chat")
+		req.Topic = "the first topic"
+		room := alice.NewRoom(req)
+		join(t, bob, room, host)
+		level := func(level int) { setLevels(alice, room, map[string]any{string(bob.UserID): level}) }
+		level(60)
+		sameState(t, room, alice, bob)
 
-			host.Link.Cut()
-			guest.Link.Cut()
-			setLevel(0)
+		apart := func() {
+			level(0)
 			bob.SetState(room, event.StateTopic, "", map[string]any{"topic": "bob's topic"})
-			host.Link.Mend()
-			guest.Link.Mend()
+		}
+		together := func(t *testing.T) {
+			alice, bob := alice.In(t), bob.In(t)
 			fromAlice, fromBob := alice.Say(room, "hello again"), bob.Say(room, "hello you")
 			awaitEvent(t, bob, room, fromAlice)
 			awaitEvent(t, alice, room, fromBob)
@@ -163,6 +189,8 @@ func demotion(t *testing.T, host, guest *harness.Server) {
 			}
 			_, err := bob.SendStateEvent(t.Context(), room, event.StateTopic, "", map[string]any{"topic": "again"})
 			harness.WantError(t, err, 403, "M_FORBIDDEN")
-		})
+		}
+		partings = append(partings, parting{version, apart, together})
 	}
+	return partings
 }
