@@ -60,11 +60,11 @@ func (v *View) erased(events []storage.Event) (map[storage.EventNID]bool, error)
 	var names []id.UserID
 	for i := range events {
 		e := &events[i]
-		then, err := v.at(e.Root)
+		then, err := v.MembershipAt(e)
 		if err != nil {
 			return nil, err
 		}
-		if then.membership == spec.Join {
+		if then == spec.Join {
 			continue
 		}
 		sender, ok := erasable(v.s, e)

@@ -178,6 +178,9 @@ func historyVisibility(e *event) string {
 
 // MembershipAt is what the user was to the room at an event.
 func (v *View) MembershipAt(e *storage.Event) (string, error) {
+	if e.Root == v.Room.Root && v.Joined() {
+		return spec.Join, nil // nothing to look up, as with most that is new
+	}
 	vis, err := v.at(e.Root)
 	return vis.membership, err
 }
