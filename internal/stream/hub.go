@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sort"
 	"sync"
@@ -486,7 +487,10 @@ func (h *Hub) allWaiters() []*waiter {
 }
 
 func fire(waiters []*waiter) {
-	for _, w := range waiters {
+	for i, w := range waiters {
+		if i%wakeAtOnce == wakeAtOnce-1 {
+			runtime.Gosched() // or a processor's queue would be full of them, and all else wait until they are done
+		}
 		w.wake <- struct{}{} // has room for one, and is sent one
 	}
 }

@@ -10,6 +10,9 @@ import (
 // wakeBatch is how many notices are gone through while the lock is held.
 const wakeBatch = 64
 
+// wakeAtOnce is how many waiters are woken before others may run.
+const wakeAtOnce = 8
+
 // run wakes those whom notices concern, until the hub is closed.
 func (h *Hub) run(ctx context.Context) {
 	// Presence waits for its round: those who show themselves are many, and each concerns many.
