@@ -73,6 +73,21 @@ func TestTransaction(t *testing.T) {
 	if status, answer := b.Ask(t, a.Name, "PUT", path+"3", []any{}); status != http.StatusBadRequest || gjson.GetBytes(answer, "errcode").Str != "M_BAD_JSON" {
 		t.Errorf("a list instead of a transaction answers %d %s", status, answer)
 	}
+	// One that holds too much is refused as a whole; where it would take much memory to see what, that is not looked at.
+	for _, large := range []struct {
+		list, entry string
+		n           int
+		says        string
+	}{
+		{"pdus", "0", 51, "PDUs"}, {"edus", "{}", 101, "EDUs"},
+		{"pdus", "0", 2000, "entries"}, {"edus", "{}", 2000, "entries"}, {"others", "[]", 2000, "entries"},
+	} {
+		body := json.RawMessage(`{"` + large.list + `":[` + strings.Repeat(large.entry+",", large.n-1) + large.entry + `]}`)
+		status, answer := b.Ask(t, a.Name, "PUT", path+"4", body)
+		if e := gjson.ParseBytes(answer); status != http.StatusBadRequest || e.Get("errcode").Str != "M_INVALID_PARAM" || !strings.Contains(e.Get("error").Str, large.says) {
+			t.Errorf("%d %s answer %d %s", large.n, large.list, status, answer)
+		}
+	}
 }
 
 // TestRestricted asks for templates of joins to a room for the members of another.

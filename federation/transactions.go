@@ -21,6 +21,9 @@ const (
 	// maxTransaction is the size of the largest transaction in bytes: as many PDUs and EDUs as
 	// one may hold, all of them as large as an event may be.
 	maxTransaction = (serverapi.MaxPDUs + serverapi.MaxEDUs + 1) << 16
+	// maxEntries is how many entries there may be in a transaction and its lists. The lists have bounds of
+	// their own, which are looked at when they have been made; this is so that there is little to make.
+	maxEntries = 1000
 	// transactionTime is for how long one transaction may be worked on. It goes on when the
 	// sender has lost patience, who will then ask again and be told how it went.
 	transactionTime = 5 * time.Minute
@@ -34,8 +37,8 @@ const (
 
 func (a *API) transactionRoutes() httpapi.Table {
 	return httpapi.Table{
-		{Method: http.MethodPut, Path: v1 + "/send/{txnId}", Auth: httpapi.Server, Rate: httpapi.RateServer, MaxBody: maxTransaction, NeedBody: true,
-			Handler: httpapi.Handle(a.receiveTransaction)},
+		{Method: http.MethodPut, Path: v1 + "/send/{txnId}", Auth: httpapi.Server, Rate: httpapi.RateServer, MaxBody: maxTransaction, MaxEntries: maxEntries,
+			NeedBody: true, Handler: httpapi.Handle(a.receiveTransaction)},
 	}
 }
 

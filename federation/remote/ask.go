@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"parley/internal/id"
+	"parley/internal/jsonshape"
 	"parley/internal/matrixerr"
 	"parley/internal/signedjson"
 )
@@ -25,6 +26,9 @@ type kind struct {
 	name string
 	time time.Duration
 	size int64
+	// levels are how many levels of an answer may together have maxEntries entries; 0 is for 2, which
+	// are those of lists of events.
+	levels int
 	// patient requests are made although the server seems to be down: who makes them has a
 	// back-off of their own.
 	patient bool
@@ -34,6 +38,8 @@ type kind struct {
 var (
 	// query is what a person may wait for.
 	query = kind{name: "query", time: 30 * time.Second, size: 4 << 20}
+	// devices is the keys of many devices, by user and device.
+	devices = kind{name: "devices", time: time.Minute, size: 32 << 20, levels: 4}
 	// events is history.
 	events = kind{name: "events", time: time.Minute, size: 32 << 20}
 	// state is all of a room's state, of which there may be much.
@@ -47,6 +53,9 @@ var (
 
 const (
 	largeAnswer = 128 << 20
+	// maxEntries bounds the lists of an answer, of which much more is made than their text if there is little
+	// in each entry. It is more than a room's state may have.
+	maxEntries = 500_000
 	// errorSize bounds the answer that says what went wrong, and errorText what is told of it.
 	errorSize = 64 << 10
 	errorText = 500
@@ -118,7 +127,7 @@ func (c *Client) ask(ctx context.Context, server id.ServerName, r request, out a
 	began := c.o.Now()
 	answer, err := c.answer(ctx, server, r)
 	if err == nil {
-		err = decode(answer, out)
+		err = decode(answer, max(r.kind.levels, 2), out)
 	}
 	c.metrics.observe(r.kind, err, c.o.Now().Sub(began))
 	if err != nil {
@@ -127,9 +136,13 @@ func (c *Client) ask(ctx context.Context, server id.ServerName, r request, out a
 	return nil
 }
 
-func decode(answer []byte, out any) error {
-	if !utf8.Valid(answer) {
+// decode makes out of an answer, which must not have more than maxEntries in its first levels.
+func decode(answer []byte, levels int, out any) error {
+	switch {
+	case !utf8.Valid(answer):
 		return fmt.Errorf("%w: it is not UTF-8", ErrAnswer)
+	case jsonshape.MoreThan(answer, levels, maxEntries):
+		return fmt.Errorf("%w: it has more than %d entries", ErrAnswer, maxEntries)
 	}
 	if raw, ok := out.(*json.RawMessage); ok {
 		if !json.Valid(answer) {

@@ -120,6 +120,7 @@ func TestWrongAnswers(t *testing.T) {
 		"half":        {h: write(200, `{"server":{"name":`), want: remote.ErrAnswer},
 		"types":       {h: write(200, `{"server":[]}`), want: remote.ErrAnswer},
 		"not-utf8":    {h: write(200, `{"server":{"name":"`+"\xff"+`"}}`), want: remote.ErrAnswer},
+		"entries":     {h: write(200, `{"server":{},"others":[`+strings.Repeat("0,", 500_000)+`0]}`), want: remote.ErrAnswer},
 		"deep":        {h: write(200, strings.Repeat("[", 1<<20)), want: remote.ErrAnswer},
 		"redirect":    {h: http.RedirectHandler("https://c.org/", http.StatusFound).ServeHTTP, status: 302},
 		"web-page":    {h: write(404, "<html>"), status: 404},

@@ -28,7 +28,7 @@ func (c *Client) Profile(ctx context.Context, user id.UserID, field string) (map
 // spec: server-server-api.md#post_matrixfederationv1userkeysquery
 func (c *Client) QueryKeys(ctx context.Context, server id.ServerName, users map[id.UserID][]id.DeviceID) (*serverapi.Keys, error) {
 	out := new(serverapi.Keys)
-	return out, c.post(ctx, server, events, v1+"/user/keys/query", serverapi.QueryKeys{DeviceKeys: users}, out)
+	return out, c.post(ctx, server, devices, v1+"/user/keys/query", serverapi.QueryKeys{DeviceKeys: users}, out)
 }
 
 // ClaimKeys takes a one-time key of each device of users of one server; a device's value is the

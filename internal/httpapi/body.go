@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"parley/internal/jsonshape"
 	"parley/internal/matrixerr"
 )
 
@@ -77,7 +78,7 @@ func unmarshalObject(body []byte, v any) error {
 	switch {
 	case !utf8.Valid(body):
 		return matrixerr.New(matrixerr.NotJSON, "the request body is not valid UTF-8")
-	case deeperThan(body, maxDepth):
+	case jsonshape.DeeperThan(body, maxDepth):
 		return matrixerr.New(matrixerr.BadJSON, "the request body nests deeper than %d levels", maxDepth)
 	case first != '{' && json.Valid(body):
 		return matrixerr.New(matrixerr.BadJSON, "the request body is not a JSON object")
@@ -109,27 +110,4 @@ func unmarshalObject(body []byte, v any) error {
 
 func notJSON() error {
 	return matrixerr.New(matrixerr.NotJSON, "the request body is not valid JSON")
-}
-
-// deeperThan says whether objects and arrays nest deeper than limit. Of what isn't JSON it
-// may say anything.
-func deeperThan(b []byte, limit int) bool {
-	depth := 0
-	for i := 0; i < len(b); i++ {
-		switch b[i] {
-		case '{', '[':
-			if depth++; depth > limit {
-				return true
-			}
-		case '}', ']':
-			depth--
-		case '"':
-			for i++; i < len(b) && b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-		}
-	}
-	return false
 }

@@ -34,6 +34,10 @@ type Route struct {
 
 	// MaxBody is the size of the largest body in bytes; 0 is that of [Options].
 	MaxBody int64
+	// MaxEntries is how many entries a signed body may have in its first two levels: its own, and
+	// those of the lists and objects in it. A body that has more is refused before anything is made
+	// of it; 0 is for no bound but its size.
+	MaxEntries int
 	// NeedBody says that no body is not as good as {}.
 	NeedBody bool
 

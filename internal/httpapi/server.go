@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"parley/internal/id"
+	"parley/internal/jsonshape"
 	"parley/internal/matrixerr"
 )
 
@@ -228,6 +229,9 @@ func (a *API) run(c *gin.Context, s *served, r *Request) error {
 		body, err := readBody(c.Writer, c.Request, s.MaxBody)
 		if err != nil {
 			return err
+		}
+		if s.MaxEntries > 0 && jsonshape.MoreThan(body, 2, s.MaxEntries) {
+			return matrixerr.New(matrixerr.InvalidParam, "the request body has more than %d entries", s.MaxEntries)
 		}
 		in.body, hasBody = body, true
 		if r.Origin, err = a.verify(&r.ctx, c.Request, body); err != nil {
