@@ -3,6 +3,7 @@ package federation_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"testing"
@@ -93,6 +94,23 @@ func TestACL(t *testing.T) {
 				refused(version+"/send_"+m.membership, status, answer)
 			}
 		}
+		status, answer := c.Ask(t, a.Name, http.MethodGet, "/_matrix/federation/v1/hierarchy/"+url.PathEscape(string(room)), nil)
+		served("hierarchy", status, answer)
+		// A room that a server may not come to is as one that is not there.
+		status, answer = b.Ask(t, a.Name, http.MethodGet, "/_matrix/federation/v1/hierarchy/"+url.PathEscape(string(room)), nil)
+		if status != http.StatusNotFound || gjson.GetBytes(answer, "errcode").Str != string(matrixerr.NotFound) {
+			t.Errorf("one who is shut out asks for the hierarchy, and is answered %d %s", status, answer)
+		}
+		inviteV1 := func(s *testserver.Server) (status int, answer []byte) {
+			t.Helper()
+			made, raw := complete(t, s, "1", fmt.Sprintf(`{"type":"m.room.member","room_id":%q,"sender":%q,"state_key":%q,"content":{"membership":"invite"},
+				"depth":1,"prev_events":[],"auth_events":[]}`, room, s.User("u"), a.User("w")))
+			return s.Ask(t, a.Name, http.MethodPut, "/_matrix/federation/v1/invite/"+url.PathEscape(string(room))+"/"+url.PathEscape(made), raw)
+		}
+		status, answer = inviteV1(c)
+		served("v1/invite", status, answer)
+		status, answer = inviteV1(b)
+		refused("v1/invite", status, answer)
 		// Who is shut out has not heard of it, and goes on.
 		err := b.Rooms.Invite(ctx, roomserver.MemberRequest{Room: room, Sender: b.User("u"), Target: a.User("w")})
 		if !matrixerr.Is(err, matrixerr.Forbidden) {
@@ -109,7 +127,7 @@ func TestACL(t *testing.T) {
 				t.Errorf("what %s says: %v, and it is answered %+v", s.Name, err, result)
 			}
 		}
-		status, answer := send(c, "v2", spec.Leave, otherLeaves.id, otherLeaves.raw)
+		status, answer = send(c, "v2", spec.Leave, otherLeaves.id, otherLeaves.raw)
 		served("v2/send_leave", status, answer)
 	})
 }

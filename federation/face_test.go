@@ -407,6 +407,19 @@ func TestExchange(t *testing.T) {
 		}
 	}
 	is(spec.Leave)
+	// A server that the room shuts out gets nothing for a good word.
+	acl := func(deny id.ServerName) {
+		t.Helper()
+		_, err := a.Rooms.Send(context.Background(), roomserver.SendRequest{Room: room, Sender: a.User("u"), Type: "m.room.server_acl", StateKey: new(string),
+			Content: fmt.Appendf(nil, `{"allow":["*"],"deny":[%q]}`, deny)})
+		ok(t, err)
+	}
+	acl(b.Name)
+	if status, answer := exchange(a.User("u"), vouch(t, user, "token", identityServer)); status != http.StatusForbidden || gjson.GetBytes(answer, "errcode").Str != "M_FORBIDDEN" {
+		t.Errorf("a good word of one who is shut out is answered %d %s", status, answer)
+	}
+	is(spec.Leave)
+	acl("c.example")
 	if status, answer := exchange(a.User("u"), vouch(t, user, "token", identityServer)); status != http.StatusOK {
 		t.Errorf("a good word is answered %d %s", status, answer)
 	}

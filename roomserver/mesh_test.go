@@ -373,6 +373,11 @@ func TestInviteAfar(t *testing.T) {
 		if got, err := a.Membership(ctx, b.user, room); err != nil || got != spec.Invite {
 			t.Errorf("for a the user is %s, %v", got, err)
 		}
+		// One who is invited may look at the room, and so their server: not one whose name the server's ends with.
+		_, err = a.ServeHierarchy(ctx, "b", room, false)
+		ok(t, err)
+		_, err = a.ServeHierarchy(ctx, "z.b", room, false)
+		refused(t, err, matrixerr.NotFound)
 		stripped := b.stripped(t, room)
 		if len(stripped) < 4 {
 			t.Errorf("the invited are shown %v", stripped)
@@ -384,6 +389,8 @@ func TestInviteAfar(t *testing.T) {
 		if got, err := a.Membership(ctx, b.user, room); err != nil || got != spec.Leave {
 			t.Errorf("for a the user is %s, %v", got, err)
 		}
+		_, err = a.ServeHierarchy(ctx, "b", room, false)
+		refused(t, err, matrixerr.NotFound)
 		ok(t, a.Invite(ctx, MemberRequest{Room: room, Sender: a.user, Target: b.user}))
 		b.is(t, spec.Invite, room)
 		ok(t, a.Kick(ctx, MemberRequest{Room: room, Sender: a.user, Target: b.user}))

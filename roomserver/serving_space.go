@@ -87,14 +87,8 @@ func (s *Server) serverMayCome(tx *storage.Tx, room *storage.Room, sum *RoomSumm
 	if there, err := tx.HasMemberOf(room.NID, origin); err != nil || there {
 		return there, err
 	}
-	users, err := tx.ListUsersOf(room.NID, origin)
-	if err != nil {
-		return false, err
-	}
-	for _, u := range users {
-		if m, err := tx.GetMembership(u, room.NID); err != nil || m.Membership == spec.Invite {
-			return err == nil, err
-		}
+	if invited, err := tx.HasInviteOf(room.NID, origin); err != nil || invited {
+		return invited, err
 	}
 	if sum.JoinRule != spec.Restricted {
 		return false, nil

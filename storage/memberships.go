@@ -231,6 +231,16 @@ func (tx *Tx) CountMembersOf(room RoomNID, server id.ServerName) (int64, error) 
 	return n, err
 }
 
+// HasInviteOf says whether a user of another server is invited to a room. It may go through all who
+// are invited to it.
+func (tx *Tx) HasInviteOf(room RoomNID, server id.ServerName) (bool, error) {
+	name := ":" + string(server)
+	var one int
+	err := tx.QueryRow(`SELECT 1 FROM memberships WHERE room_nid = $1 AND membership = 'invite' AND NOT local
+		AND SUBSTR(user_id, LENGTH(user_id) - $2 + 1) = $3 LIMIT 1`, []any{room, len(name), name}, &one)
+	return found(err)
+}
+
 // ListUsersOf are the users of another server who are or were something to a room. It goes
 // through all of the room's memberships.
 func (tx *Tx) ListUsersOf(room RoomNID, server id.ServerName) ([]id.UserID, error) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -260,10 +261,36 @@ func TestDown(t *testing.T) {
 	figure("parley_federation_servers_down", 0)
 	figure("parley_federation_key_fetches_total", 1)
 
-	c := newNode(t, net, "c.org", func(o *remote.Options) { o.Policy.Deny = []string{"b.org"} })
-	net.Dialed()
-	if _, err := c.Version(t.Context(), "b.org"); !errors.Is(err, remote.ErrDenied) || len(net.Dialed()) != 0 {
-		t.Errorf("a denied server: %v", err)
+}
+
+// A server that the configuration denies, or does not allow, is answered that it is not let in, and is never dialled,
+// not for its keys either. Another is.
+func TestDeniedServers(t *testing.T) {
+	net := testnet.New(t)
+	a, b := newNode(t, net, "a.org", nil), newNode(t, net, "b.org", nil)
+	a.serve(t)
+	b.serve(t)
+	for name, policy := range map[id.ServerName]remote.Policy{"denies.org": {Deny: []string{"b.org"}}, "allows.org": {Allow: []string{"a.*"}}} {
+		c := newNode(t, net, name, func(o *remote.Options) { o.Policy = policy })
+		c.serve(t, profile())
+		net.Dialed()
+		if _, err := c.Version(t.Context(), "b.org"); !errors.Is(err, remote.ErrDenied) {
+			t.Errorf("%s asks one whom it does not let in: %v", name, err)
+		}
+		var told *matrixerr.Error
+		_, err := b.Profile(t.Context(), id.NewUserID("u", name), "")
+		if !errors.As(err, &told) || told.Code != matrixerr.Forbidden || told.Status != http.StatusForbidden {
+			t.Errorf("%s is asked by one whom it does not let in: %v", name, err)
+		}
+		if dialled := net.Dialed(); slices.ContainsFunc(dialled, func(to string) bool { return strings.HasPrefix(to, "b.org") }) {
+			t.Errorf("%s has one dialled whom it does not let in: %q", name, dialled)
+		}
+		if _, err := a.Profile(t.Context(), id.NewUserID("u", name), ""); err != nil {
+			t.Errorf("%s is asked by another: %v", name, err)
+		}
+		if _, err := c.Version(t.Context(), "a.org"); err != nil {
+			t.Errorf("%s asks another: %v", name, err)
+		}
 	}
 }
 
