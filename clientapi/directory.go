@@ -3,7 +3,6 @@ package clientapi
 import (
 	"context"
 	"strconv"
-	"strings"
 
 	"parley/internal/httpapi"
 	"parley/internal/id"
@@ -138,16 +137,11 @@ func (a *API) publicRooms(ctx context.Context, _ *httpapi.Request, in *publicRoo
 }
 
 func (a *API) searchPublicRooms(ctx context.Context, _ *httpapi.Request, in *searchPublicRoomsRequest) (*publicRoomsResponse, error) {
-	f := roomserver.PublicRoomsFilter{Term: in.Filter.Term, Network: roomserver.Network{All: in.IncludeAllNetworks}}
-	if in.ThirdPartyInstance != "" {
-		if in.IncludeAllNetworks {
-			return nil, matrixerr.New(matrixerr.InvalidParam, "third_party_instance_id and include_all_networks exclude each other.")
-		}
-		var ok bool
-		if f.Network.Service, f.Network.Name, ok = strings.Cut(in.ThirdPartyInstance, "|"); !ok {
-			f.Network = roomserver.Network{Name: in.ThirdPartyInstance}
-		}
+	network, err := roomserver.ParseNetwork(in.ThirdPartyInstance, in.IncludeAllNetworks)
+	if err != nil {
+		return nil, err
 	}
+	f := roomserver.PublicRoomsFilter{Term: in.Filter.Term, Network: network}
 	for _, t := range in.Filter.Types {
 		if t == nil { // null stands for rooms without a type
 			f.Types = append(f.Types, "")

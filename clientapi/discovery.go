@@ -120,6 +120,11 @@ type roomVersions struct {
 	Available map[id.RoomVersion]string `json:"available"`
 }
 
+type accountModeration struct {
+	Suspend bool `json:"suspend"`
+	Lock    bool `json:"lock"`
+}
+
 type capabilities struct {
 	ChangePassword enabled      `json:"m.change_password"`
 	RoomVersions   roomVersions `json:"m.room_versions"`
@@ -129,6 +134,8 @@ type capabilities struct {
 	ThreePID       enabled      `json:"m.3pid_changes"`
 	GetLoginToken  enabled      `json:"m.get_login_token"`
 	ForcedForget   enabled      `json:"m.forget_forced_upon_leave"`
+	// AccountModeration is left out for those who can't do it.
+	AccountModeration *accountModeration `json:"m.account_moderation,omitempty"`
 }
 
 type capabilitiesResponse struct {
@@ -138,12 +145,16 @@ type capabilitiesResponse struct {
 // spec: client-server-api/index.md#capabilities-negotiation
 func (a *API) capabilities(_ context.Context, r *httpapi.Request, _ *empty) (*capabilitiesResponse, error) {
 	account := enabled{!r.Caller.Guest}
-	return &capabilitiesResponse{capabilities{
+	out := &capabilitiesResponse{capabilities{
 		ChangePassword: account,
 		RoomVersions:   roomVersions{a.rooms.DefaultVersion(), roomserver.Versions()},
 		ProfileFields:  account, SetDisplayName: enabled{true}, SetAvatarURL: account,
 		ThreePID: enabled{!r.Caller.Guest && a.users.HasMail()}, GetLoginToken: account, ForcedForget: enabled{false},
-	}}, nil
+	}}
+	if r.Caller.Admin && !r.Caller.Guest {
+		out.Capabilities.AccountModeration = &accountModeration{Suspend: true, Lock: true}
+	}
+	return out, nil
 }
 
 type turnResponse struct {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"parley/internal/testserver"
 	"parley/internal/testserver/testnet"
 	"parley/roomserver"
+	"parley/storage"
 	"parley/storage/storagetest"
 	"parley/userserver"
 )
@@ -223,12 +225,60 @@ func TestArguments(t *testing.T) {
 		{"GET", v1 + "/query/directory?room_alias=%23x:c.example", nil, 404, "M_NOT_FOUND"},
 		{"GET", v1 + "/query/profile?user_id=@u:c.example", nil, 404, "M_NOT_FOUND"},
 		{"GET", v1 + "/publicRooms?since=-1", nil, 400, "M_INVALID_PARAM"},
+		{"GET", v1 + "/publicRooms?include_all_networks=true&third_party_instance_id=irc", nil, 400, "M_INVALID_PARAM"},
+		{"POST", v1 + "/publicRooms", map[string]any{"include_all_networks": true, "third_party_instance_id": "irc"}, 400, "M_INVALID_PARAM"},
 		{"GET", v1 + "/openid/userinfo?access_token=x", nil, 401, "M_UNKNOWN_TOKEN"},
 	} {
 		status, answer := b.Ask(t, a.Name, q.method, q.path, q.body)
 		if code := gjson.GetBytes(answer, "errcode").Str; status != q.status || code != q.code {
 			t.Errorf("%s %s answers %d %s", q.method, q.path, status, answer)
 		}
+	}
+}
+
+// TestNetworkDirectories: a server is asked for the directories of the networks behind it as its own users ask.
+func TestNetworkDirectories(t *testing.T) {
+	a, b, _ := three(t, "")
+	ctx := context.Background()
+	own, bridged := create(t, a, "12"), create(t, a, "12")
+	ok(t, a.DB.Write(ctx, func(tx *storage.Tx) error {
+		return tx.InsertNetworkRoom(storage.NetworkRoom{Service: "bridge", Network: "irc", Room: bridged})
+	}))
+	ok(t, a.Rooms.Publish(ctx, a.User("u"), own, true))
+	for _, c := range []struct {
+		instance string
+		all      bool
+		want     []id.RoomID
+	}{
+		{"", false, []id.RoomID{own}},
+		{"", true, []id.RoomID{own, bridged}},
+		{"bridge|irc", false, []id.RoomID{bridged}},
+		{"irc", false, []id.RoomID{bridged}},
+		{"bridge|", false, []id.RoomID{bridged}},
+		{"other|irc", false, nil},
+	} {
+		network, err := roomserver.ParseNetwork(c.instance, c.all)
+		ok(t, err)
+		page, err := b.Rooms.PublicRoomsOf(ctx, a.Name, roomserver.PublicRoomsFilter{Network: network}, "", 10)
+		ok(t, err)
+		same := func(how string, chunk gjson.Result) {
+			t.Helper()
+			var got []id.RoomID
+			for _, room := range chunk.Array() {
+				got = append(got, id.RoomID(room.Get("room_id").Str))
+			}
+			slices.Sort(got)
+			slices.Sort(c.want)
+			if !slices.Equal(got, c.want) {
+				t.Errorf("%s, network %q, all %v: %q; want %q", how, c.instance, c.all, got, c.want)
+			}
+		}
+		posted, err := json.Marshal(page.Chunk)
+		ok(t, err)
+		same("POST", gjson.ParseBytes(posted))
+		_, answer := b.Ask(t, a.Name, http.MethodGet, "/_matrix/federation/v1/publicRooms?third_party_instance_id="+
+			url.QueryEscape(c.instance)+"&include_all_networks="+strconv.FormatBool(c.all), nil)
+		same("GET", gjson.GetBytes(answer, "chunk"))
 	}
 }
 

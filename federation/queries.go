@@ -40,13 +40,17 @@ func (a *API) noPolicyServer(context.Context, *httpapi.Request, *empty) (*empty,
 const maxPublicRooms = 500
 
 type publicRoomsRequest struct {
-	Limit int    `query:"limit"`
-	Since string `query:"since"`
+	Limit       int    `query:"limit"`
+	Since       string `query:"since"`
+	AllNetworks bool   `query:"include_all_networks"`
+	Network     string `query:"third_party_instance_id"`
 }
 
 // spec: server-server-api.md#get_matrixfederationv1publicrooms
 func (a *API) publicRooms(ctx context.Context, r *httpapi.Request, in *publicRoomsRequest) (*serverapi.PublicRooms, error) {
-	return a.searchPublicRooms(ctx, r, &searchRequest{serverapi.PublicRoomsRequest{Limit: in.Limit, Since: in.Since}})
+	return a.searchPublicRooms(ctx, r, &searchRequest{serverapi.PublicRoomsRequest{
+		Limit: in.Limit, Since: in.Since, AllNetworks: in.AllNetworks, ThirdPartyNet: in.Network,
+	}})
 }
 
 type searchRequest struct {
@@ -69,7 +73,11 @@ func (a *API) searchPublicRooms(ctx context.Context, _ *httpapi.Request, in *sea
 	if limit <= 0 || limit > maxPublicRooms {
 		limit = maxPublicRooms
 	}
-	var filter roomserver.PublicRoomsFilter
+	network, err := roomserver.ParseNetwork(in.Body.ThirdPartyNet, in.Body.AllNetworks)
+	if err != nil {
+		return nil, err
+	}
+	filter := roomserver.PublicRoomsFilter{Network: network}
 	if f := in.Body.Filter; f != nil {
 		filter.Term = f.Term
 		for _, t := range f.Types {

@@ -223,7 +223,7 @@ func (s *Server) PublicRoomsOf(ctx context.Context, server id.ServerName, f Publ
 	if s.remote == nil {
 		return nil, matrixerr.New(matrixerr.NotFound, "The directory of %q can't be asked: this server does not federate.", server)
 	}
-	r := serverapi.PublicRoomsRequest{Limit: limit, Since: since}
+	r := serverapi.PublicRoomsRequest{Limit: limit, Since: since, AllNetworks: f.Network.All, ThirdPartyNet: f.Network.instance()}
 	if f.Term != "" || f.Types != nil {
 		r.Filter = &serverapi.PublicRoomsFilter{Term: f.Term}
 		for _, t := range f.Types {
@@ -441,6 +441,26 @@ type Network struct {
 	Service, Name string
 	// All stands for all networks, and the server's own directory with them.
 	All bool
+}
+
+// ParseNetwork reads whose directory is asked for: the network of an instance ID, "" for none, or all.
+func ParseNetwork(instance string, all bool) (Network, error) {
+	switch service, name, ok := strings.Cut(instance, "|"); {
+	case all && instance != "":
+		return Network{}, matrixerr.New(matrixerr.InvalidParam, "third_party_instance_id and include_all_networks exclude each other.")
+	case ok:
+		return Network{Service: service, Name: name}, nil
+	default:
+		return Network{Name: instance, All: all}, nil
+	}
+}
+
+// instance is the network's ID as ParseNetwork reads it.
+func (n Network) instance() string {
+	if n.Service == "" {
+		return n.Name
+	}
+	return n.Service + "|" + n.Name
 }
 
 // PublicRooms are the rooms of the directory, those with most members first: up to limit

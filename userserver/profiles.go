@@ -45,6 +45,10 @@ func (s *Server) GetProfile(ctx context.Context, user id.UserID, field string) (
 			return nil, matrixerr.New(matrixerr.NotFound, "the profile of %s is on another server, and this one talks to none", user)
 		}
 		profile, err := s.remote.Profile(ctx, user, field)
+		if err != nil && matrixerr.CodeOf(err) == "" {
+			s.log.InfoContext(ctx, "a profile could not be asked for", "user", user, "error", err)
+			err = matrixerr.New(matrixerr.Unknown, "%s could not be asked for the profile", user.Server()).WithStatus(502)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -33,13 +33,6 @@ func LockedError() *matrixerr.Error {
 	return matrixerr.New(matrixerr.UserLocked, "this account has been locked").WithStatus(401).With("soft_logout", true)
 }
 
-// SuspendedError is the answer to a suspended user who wants to do more than read.
-//
-// spec: client-server-api/index.md#account-suspension
-func SuspendedError() *matrixerr.Error {
-	return matrixerr.New(matrixerr.UserSuspended, "you cannot do this while your account is suspended").WithStatus(403)
-}
-
 // seenEvery is how exactly we know when a device was last heard of.
 const seenEvery = 10 * time.Minute
 

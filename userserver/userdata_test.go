@@ -64,6 +64,19 @@ func (f *fixture) room(t testing.TB, room id.RoomID, members []id.UserID, events
 	}
 }
 
+// TestProfileUnreachable: that another server can't be reached is told, and is no fault of ours.
+func TestProfileUnreachable(t *testing.T) {
+	eachWithPeer(t, nil, func(t *testing.T, f *fixture, _ *peer) {
+		for _, field := range []string{"", "displayname"} {
+			_, err := f.GetProfile(context.Background(), "@bob:y.org", field)
+			var told *matrixerr.Error
+			if !errors.As(err, &told) || told.Code != matrixerr.Unknown || told.Status != 502 {
+				t.Errorf("field %q: %v", field, err)
+			}
+		}
+	})
+}
+
 func TestProfile(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		ctx := context.Background()

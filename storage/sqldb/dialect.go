@@ -147,18 +147,6 @@ func (d Dialect) lines(script string) string {
 	return strings.Join(out, "")
 }
 
-// IsUniqueViolation says whether err is the database's refusal of a second row with the
-// same key.
-func IsUniqueViolation(err error) bool {
-	var pe *pq.Error
-	if errors.As(err, &pe) {
-		return pe.Code == "23505"
-	}
-	var se *sqlite.Error
-	// SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE, SQLITE_CONSTRAINT_ROWID
-	return errors.As(err, &se) && (se.Code() == 1555 || se.Code() == 2067 || se.Code() == 2579)
-}
-
 // isContention says whether err comes from two processes that waited for each other, or
 // from a snapshot that another's commit overtook: running again may well succeed.
 func isContention(err error) bool {

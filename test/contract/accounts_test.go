@@ -212,6 +212,13 @@ func devices(s *scene) {
 // spec: client-server-api/modules/admin.md#server-administration
 func administration(s *scene) {
 	alice, bob := s.user("alice"), s.user("bob")
+	const moderation = `capabilities.m\.account_moderation`
+	if may := s.ok("getCapabilities", s.root).Get(moderation); !may.Get("lock").Bool() || !may.Get("suspend").Bool() {
+		s.t.Errorf("an administrator is told %q of moderation", may.Raw)
+	}
+	if may := s.ok("getCapabilities", alice).Get(moderation); may.Exists() {
+		s.t.Errorf("a user is told %q of moderation", may.Raw)
+	}
 	s.ok("getWhoIs", s.root, alice.UserID)
 	s.ok("getWhoIs", alice, alice.UserID)
 	s.refused("getWhoIs", alice, 403, "M_FORBIDDEN", bob.UserID)

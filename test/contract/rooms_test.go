@@ -130,6 +130,8 @@ func talking(s *scene) {
 	s.ok("getRoomEvents", bob, room, query{"dir": "f"})
 	s.refused("getRoomEvents", carol, 403, "M_FORBIDDEN", room, query{"dir": "b"})
 	s.refused("getRoomEvents", bob, 400, "M_INVALID_PARAM", room, query{"dir": "x"})
+	s.refused("getRoomEvents", bob, 400, "M_MISSING_PARAM", room)
+	s.refused("getRoomEvents", carol, 403, "M_FORBIDDEN", room)
 
 	s.ok("getRelatingEvents", bob, room, said[0], query{"limit": "1", "recurse": "true"})
 	s.ok("getRelatingEventsWithRelType", bob, room, said[0], "m.thread")
