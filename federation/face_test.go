@@ -29,7 +29,7 @@ import (
 	"parley/userserver"
 )
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func ok(t *testing.T, err error) {
 }
 
 // three servers that know nothing of each other yet.
-func three(t *testing.T, url string) (a, b, c *testserver.Server) {
+func three(t testing.TB, url string) (a, b, c *testserver.Server) {
 	t.Helper()
 	if url == "" {
 		url = filepath.Join(t.TempDir(), "parley.db")
@@ -47,7 +47,7 @@ func three(t *testing.T, url string) (a, b, c *testserver.Server) {
 		testserver.New(t, net, storagetest.Another(t, url), "c.example")
 }
 
-func say(t *testing.T, s *testserver.Server, room id.RoomID, text string) id.EventID {
+func say(t testing.TB, s *testserver.Server, room id.RoomID, text string) id.EventID {
 	t.Helper()
 	event, err := s.Rooms.Send(context.Background(), roomserver.SendRequest{Room: room, Sender: s.User("u"), Type: "m.room.message",
 		Content: fmt.Appendf(nil, `{"body":%q}`, text)})
@@ -55,12 +55,12 @@ func say(t *testing.T, s *testserver.Server, room id.RoomID, text string) id.Eve
 	return event
 }
 
-func join(t *testing.T, s *testserver.Server, room id.RoomID, via id.ServerName) {
+func join(t testing.TB, s *testserver.Server, room id.RoomID, via id.ServerName) {
 	t.Helper()
 	ok(t, s.Rooms.Join(context.Background(), roomserver.MemberRequest{Room: room, Sender: s.User("u"), Via: []id.ServerName{via}}))
 }
 
-func create(t *testing.T, s *testserver.Server, version id.RoomVersion, state ...roomserver.StateEvent) id.RoomID {
+func create(t testing.TB, s *testserver.Server, version id.RoomVersion, state ...roomserver.StateEvent) id.RoomID {
 	t.Helper()
 	room, err := s.Rooms.Create(context.Background(), roomserver.CreateRequest{Creator: s.User("u"), Version: version, Preset: "public_chat", InitialState: state})
 	ok(t, err)
@@ -354,7 +354,7 @@ func TestFirstVersions(t *testing.T) {
 }
 
 // complete makes an event of a template, as the server of its sender would.
-func complete(t *testing.T, s *testserver.Server, version gomatrixserverlib.RoomVersion, template string) (event string, raw json.RawMessage) {
+func complete(t testing.TB, s *testserver.Server, version gomatrixserverlib.RoomVersion, template string) (event string, raw json.RawMessage) {
 	t.Helper()
 	v, err := gomatrixserverlib.GetRoomVersion(version)
 	ok(t, err)

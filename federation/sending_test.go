@@ -9,17 +9,19 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/tidwall/gjson"
 
 	"parley/internal/id"
+	"parley/internal/signedjson"
 	"parley/internal/testserver"
 	"parley/roomserver"
 	"parley/storage"
 )
 
 // text is an event as its server has it.
-func text(t *testing.T, s *testserver.Server, event id.EventID) json.RawMessage {
+func text(t testing.TB, s *testserver.Server, event id.EventID) json.RawMessage {
 	t.Helper()
 	row, err := storage.Get(context.Background(), s.DB, func(tx *storage.Tx) (storage.Event, error) { return tx.GetEvent(event) })
 	ok(t, err)
@@ -128,4 +130,70 @@ func TestRestricted(t *testing.T) {
 			t.Errorf("%s is %s, %v", user, got, err)
 		}
 	}
+}
+
+// FuzzRequests has a server that is in a room send any body to each endpoint that takes one, with its good signature:
+// it is refused or taken in, and is never a failure of ours.
+func FuzzRequests(f *testing.F) {
+	a, b, _ := three(f, "")
+	room := create(f, a, "10")
+	join(f, b, room, a.Name)
+	const v1, v2 = "/_matrix/federation/v1", "/_matrix/federation/v2"
+	// With the room and the ID of the event that is the body, if it is one.
+	endpoints := []string{
+		"PUT " + v1 + "/send/%[3]d",
+		"PUT " + v2 + "/send_join/%[1]s/%[2]s?omit_members=true",
+		"PUT " + v2 + "/send_leave/%[1]s/%[2]s",
+		"PUT " + v1 + "/send_knock/%[1]s/%[2]s",
+		"PUT " + v1 + "/invite/%[1]s/%[2]s",
+		"PUT " + v2 + "/invite/%[1]s/%[2]s",
+		"PUT " + v1 + "/exchange_third_party_invite/%[1]s",
+		"POST " + v1 + "/get_missing_events/%[1]s",
+		"POST " + v1 + "/user/keys/query",
+		"POST " + v1 + "/user/keys/claim",
+		"POST " + v1 + "/publicRooms",
+	}
+	made := func(version gomatrixserverlib.RoomVersion, content string, user id.UserID) json.RawMessage {
+		_, raw := complete(f, b, version, fmt.Sprintf(`{"type":"m.room.member","room_id":%q,"sender":%q,"state_key":%q,"content":%s,
+			"depth":9,"prev_events":[],"auth_events":[]}`, room, b.User("u"), user, content))
+		return raw
+	}
+	said := say(f, b, room, "hello")
+	for i, body := range []string{
+		fmt.Sprintf(`{"origin":"b.example","origin_server_ts":1,"pdus":[%s,7],"edus":[{"edu_type":"m.typing","content":{}}]}`, text(f, b, said)),
+		string(made("10", `{"membership":"join"}`, b.User("u"))),
+		string(made("10", `{"membership":"leave"}`, b.User("u"))),
+		string(made("10", `{"membership":"knock"}`, b.User("u"))),
+		string(made("1", `{"membership":"invite"}`, a.User("w"))),
+		fmt.Sprintf(`{"room_version":"10","event":%s,"invite_room_state":[{"type":"m.room.name","state_key":"","sender":"@u:b.example","content":{}}]}`,
+			made("10", `{"membership":"invite"}`, a.User("w"))),
+		fmt.Sprintf(`{"type":%q,"room_id":%q,"sender":%q,"state_key":"@v:b.example","content":{"membership":"invite","third_party_invite":
+			{"display_name":"u","signed":{"mxid":"@v:b.example","token":"t","signatures":{}}}}}`, spec.MRoomMember, room, a.User("u")),
+		fmt.Sprintf(`{"earliest_events":[],"latest_events":[%q],"limit":20,"min_depth":1}`, said),
+		`{"device_keys":{"@u:a.example":["D"],"@v:a.example":[]}}`,
+		`{"one_time_keys":{"@u:a.example":{"D":"signed_curve25519"}}}`,
+		`{"limit":3,"since":"1","filter":{"generic_search_term":"x","room_types":[null,"m.space"]}}`,
+	} {
+		f.Add(byte(i), body)
+	}
+	n := 0
+	f.Fuzz(func(t *testing.T, endpoint byte, body string) {
+		if _, err := signedjson.Canonical([]byte(body)); err != nil || !strings.HasPrefix(body, "{") {
+			return // it can't be signed, which is the business of others
+		}
+		event := id.EventID("$x")
+		for _, version := range []id.RoomVersion{"10", "1"} {
+			if pdu, err := roomserver.Parse(version, []byte(body)); err == nil {
+				event = id.EventID(pdu.EventID())
+				break
+			}
+		}
+		n++
+		method, path, _ := strings.Cut(endpoints[int(endpoint)%len(endpoints)], " ")
+		path = strings.NewReplacer("%[1]s", url.PathEscape(string(room)), "%[2]s", url.PathEscape(string(event)), "%[3]d", fmt.Sprint(n)).Replace(path)
+		status, answer := b.Ask(t, a.Name, method, path, json.RawMessage(body))
+		if status >= http.StatusInternalServerError || !json.Valid(answer) {
+			t.Errorf("%s %s answers %d %s", method, path, status, answer)
+		}
+	})
 }

@@ -30,7 +30,7 @@ type node struct {
 }
 
 // newNode makes a node; change may change its options.
-func newNode(t *testing.T, net *testnet.Net, name id.ServerName, change func(*remote.Options)) *node {
+func newNode(t testing.TB, net *testnet.Net, name id.ServerName, change func(*remote.Options)) *node {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {

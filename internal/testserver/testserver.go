@@ -49,7 +49,7 @@ type Server struct {
 
 // New makes a server with a name such as "a.example", with the database at a URL of
 // [storagetest.EachURL].
-func New(t *testing.T, net *testnet.Net, url string, name id.ServerName) *Server {
+func New(t testing.TB, net *testnet.Net, url string, name id.ServerName) *Server {
 	t.Helper()
 	ok := func(err error) {
 		t.Helper()
@@ -95,7 +95,7 @@ func (s *Server) User(localpart string) id.UserID { return id.NewUserID(localpar
 // or would not ask. Path begins with /_matrix/federation.
 //
 // spec: server-server-api.md#request-authentication
-func (s *Server) Ask(t *testing.T, to id.ServerName, method, path string, body any) (status int, answer []byte) {
+func (s *Server) Ask(t testing.TB, to id.ServerName, method, path string, body any) (status int, answer []byte) {
 	t.Helper()
 	ok := func(err error) {
 		t.Helper()
@@ -128,7 +128,7 @@ func (s *Server) Ask(t *testing.T, to id.ServerName, method, path string, body a
 }
 
 // Push sends events of a room to another server, as a transaction.
-func (s *Server) Push(t *testing.T, to id.ServerName, txn string, events ...id.EventID) {
+func (s *Server) Push(t testing.TB, to id.ServerName, txn string, events ...id.EventID) {
 	t.Helper()
 	rows, err := storage.Get(context.Background(), s.DB, func(tx *storage.Tx) ([]storage.Event, error) { return tx.ListEvents(events) })
 	if err != nil {
