@@ -31,6 +31,9 @@ func (a *API) quick(ctx context.Context, req *request, w http.ResponseWriter, la
 	if err := a.acknowledge(ctx, req, true); err != nil {
 		return false, false, err
 	}
+	if news.Early && !last {
+		return false, true, nil
+	}
 	q := quickAnswer{API: a, req: req, news: &news, out: newOut(w), counts: counts}
 	defer q.out.free()
 	if len(news.Notices) > 0 {

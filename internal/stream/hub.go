@@ -58,8 +58,9 @@ type Hub struct {
 	// head is the newest mark, base the one from which on the ring is complete.
 	head, base Mark
 	opened     bool
-	// woken is the number up to which the waking goroutine has come.
-	woken uint64
+	// woken is the number up to which the waking goroutine has come, and presented up to which it has
+	// woken those whom a presence concerns.
+	woken, presented uint64
 
 	users       map[id.UserID]*user
 	rooms       map[id.RoomID]map[*user]struct{}
@@ -105,7 +106,7 @@ func NewHub(o HubOptions) *Hub {
 		o.PresenceEvery = time.Second
 	}
 	if o.PresenceCost == 0 {
-		o.PresenceCost = 5 * time.Millisecond
+		o.PresenceCost = 10 * time.Millisecond
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -352,6 +353,10 @@ type News struct {
 	Head Mark
 	// Account is the position of the last change of the user's account data that is known of.
 	Account id.Pos
+	// Early says that there is nothing but presence, and that its round of waking is yet to come: whoever
+	// can wait waits for that. Else one who asks again right after a round is answered for each who has
+	// come or gone since, and so are all others, who keep each other from ever catching up.
+	Early bool
 }
 
 // Since appends what is news to a user to the list given. ok is false when the hub can't
@@ -371,11 +376,14 @@ func (h *Hub) Since(user id.UserID, since Mark, list []Notice) (news News, ok bo
 	if h.head.Seq-seq > maxScan && seq <= h.head.Seq {
 		return news, false
 	}
+	due := false
 	for ; seq <= h.head.Seq; seq++ {
 		if h.isNews(u, seq, since) {
 			news.Notices = append(news.Notices, h.at(seq).Notice)
+			due = due || h.isDue(seq)
 		}
 	}
+	news.Early = !due && len(news.Notices) > 0
 	return news, true
 }
 
@@ -393,6 +401,9 @@ func (h *Hub) isNews(u *user, seq uint64, since Mark) bool {
 	}
 	return h.concerns(u, &n.Notice)
 }
+
+// isDue says whether a notice is to be told of at once: presence waits for its round.
+func (h *Hub) isDue(seq uint64) bool { return h.at(seq).Kind != Presence || seq <= h.presented }
 
 // Head is the newest mark.
 func (h *Hub) Head() Mark {
@@ -432,7 +443,7 @@ func (h *Hub) register(user id.UserID, since Mark) (*waiter, error) {
 		return nil, nil
 	}
 	for seq := h.after(since); seq <= h.head.Seq; seq++ {
-		if h.isNews(u, seq, since) {
+		if h.isDue(seq) && h.isNews(u, seq, since) {
 			return nil, nil
 		}
 	}

@@ -39,6 +39,9 @@ func (h *Hub) run(ctx context.Context) {
 			}
 		case <-round:
 			round = nil
+			h.mu.Lock()
+			h.presented = h.woken // who asks from here on need not be woken
+			h.mu.Unlock()
 			n := 0
 			for user := range shown {
 				waiters, err := h.aboutUser(ctx, user, nil)
@@ -60,7 +63,7 @@ func (h *Hub) next(waiters []*waiter, shown map[id.UserID]struct{}) (_ []*waiter
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if first := h.head.Seq - uint64(len(h.ring)); h.woken < first {
-		h.woken = h.head.Seq
+		h.woken, h.presented = h.head.Seq, h.head.Seq
 		return append(waiters, h.allWaiters()...), nil, false
 	}
 	for range wakeBatch {
