@@ -7,7 +7,7 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// maxDepth bounds how deep a text may nest to be looked at here; deeper ones go the long way.
+// maxDepth bounds how deep a text may nest to be looked at without making values of it; deeper ones go the long way.
 const maxDepth = 100
 
 // isCanonical says whether a text is in canonical form already, as what servers send mostly is. It

@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"parley/internal/jsonshape"
 )
 
 // maxInteger is the greatest number that canonical JSON can have.
@@ -46,6 +48,15 @@ type numberWriter func(out []byte, n json.Number) ([]byte, error)
 func canonical(text []byte, number numberWriter) ([]byte, error) {
 	if isCanonical(text) {
 		return bytes.Clone(text), nil
+	}
+	return rewrite(text, number)
+}
+
+// rewrite is canonical for a text that isn't so already.
+func rewrite(text []byte, number numberWriter) ([]byte, error) {
+	if json.Valid(text) && !jsonshape.DeeperThan(text, maxDepth) {
+		out, _, err := appendText(make([]byte, 0, len(text)), text, number)
+		return out, err
 	}
 	v, err := decode(text)
 	if err != nil {
@@ -159,20 +170,16 @@ func Signed(object []byte) ([]byte, error) { return signed(object, appendInteger
 func SignedOfOld(object []byte) ([]byte, error) { return signed(object, appendNumber) }
 
 func signed(object []byte, number numberWriter) ([]byte, error) {
-	if len(object) > 0 && object[0] == '{' && isCanonical(object) {
-		return withoutSignatures(object), nil
+	if !isCanonical(object) {
+		var err error
+		if object, err = rewrite(object, number); err != nil {
+			return nil, fmt.Errorf("signed JSON: %w", err)
+		}
 	}
-	v, err := decode(object)
-	if err != nil {
-		return nil, fmt.Errorf("signed JSON: %w", err)
-	}
-	fields, ok := v.(map[string]any)
-	if !ok {
+	if object[0] != '{' {
 		return nil, errors.New("signed JSON: it is not an object")
 	}
-	delete(fields, "signatures")
-	delete(fields, "unsigned")
-	return appendValue(make([]byte, 0, len(object)), fields, number)
+	return withoutSignatures(object), nil
 }
 
 // Sign is an object with one more signature.

@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -79,32 +81,62 @@ func FuzzCanonical(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		once, err := Canonical(text)
-		if err != nil {
-			if isCanonical(text) {
-				t.Fatalf("%q is said to be canonical: %v", text, err)
+		for _, form := range []struct {
+			number            numberWriter
+			canonical, signed func([]byte) ([]byte, error)
+		}{{appendInteger, Canonical, Signed}, {appendNumber, CanonicalOfOld, SignedOfOld}} {
+			once, err := form.canonical(text)
+			if err != nil {
+				if isCanonical(text) {
+					t.Fatalf("%q is said to be canonical: %v", text, err)
+				}
+				continue
 			}
-			return
-		}
-		if !json.Valid(once) {
-			t.Fatalf("%q became %q", text, once)
-		}
-		v, err := decode(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if long, err := appendValue(nil, v, appendInteger); err != nil || !bytes.Equal(once, long) {
-			t.Fatalf("%q became %q, and the long way %q, %v", text, once, long, err)
-		}
-		if fields, ok := v.(map[string]any); ok {
-			delete(fields, "signatures")
-			delete(fields, "unsigned")
-			signed, err := Signed(text)
-			if long, longErr := appendValue(nil, fields, appendInteger); err != nil || longErr != nil || !bytes.Equal(signed, long) {
-				t.Fatalf("%q signed is %q, and the long way %q, %v", text, signed, long, err)
+			if !json.Valid(once) {
+				t.Fatalf("%q became %q", text, once)
+			}
+			v, err := decode(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if long, err := appendValue(nil, v, form.number); err != nil || !bytes.Equal(once, long) {
+				t.Fatalf("%q became %q, and the long way %q, %v", text, once, long, err)
+			}
+			signed, err := form.signed(text)
+			fields, ok := v.(map[string]any)
+			if ok != (err == nil) {
+				t.Fatalf("%q signed: %v", text, err)
+			}
+			if ok {
+				delete(fields, "signatures")
+				delete(fields, "unsigned")
+				if long, longErr := appendValue(nil, fields, form.number); longErr != nil || !bytes.Equal(signed, long) {
+					t.Fatalf("%q signed is %q, and the long way %q, %v", text, signed, long, longErr)
+				}
 			}
 		}
 	})
+}
+
+// What a stranger sends is brought into form before it is known who sent it, and must not cost many times its size.
+func TestMemory(t *testing.T) {
+	for name, text := range map[string]string{
+		"a list":    `{"b":[0` + strings.Repeat(",0", 1<<20) + `],"a":0}`,
+		"lists":     `{"b":[[]` + strings.Repeat(",[]", 1<<20) + `],"a":0}`,
+		"an object": `{"b":{"":0` + strings.Repeat(`,"":0`, 1<<20) + `},"a":0}`,
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := Canonical([]byte(text)); err != nil {
+			t.Error(err)
+		}
+		runtime.ReadMemStats(&after)
+		if times := (after.TotalAlloc - before.TotalAlloc) / uint64(len(text)); name != "an object" && times > 8 || times > 64 {
+			t.Errorf("%s of %d bytes takes %d times that", name, len(text), times)
+		} else {
+			t.Logf("%s: %d times", name, times)
+		}
+	}
 }
 
 // The vectors of the specification.
