@@ -143,14 +143,18 @@ func integer(n json.Number) (int64, error) {
 	return i, nil
 }
 
+// escaped are the characters that have a short escape, escapes their letters.
+const (
+	escaped = "\b\f\n\r\t\"\\"
+	escapes = `bfnrt"\`
+)
+
 func appendString(out []byte, s string) []byte {
-	const short = "\b\f\n\r\t\"\\"
-	const letters = `bfnrt"\`
 	out = append(out, '"')
 	for i := range len(s) {
 		c := s[i]
-		if j := strings.IndexByte(short, c); j >= 0 {
-			out = append(out, '\\', letters[j])
+		if j := strings.IndexByte(escaped, c); j >= 0 {
+			out = append(out, '\\', escapes[j])
 		} else if c < 0x20 {
 			out = append(out, fmt.Sprintf(`\u%04x`, c)...)
 		} else {

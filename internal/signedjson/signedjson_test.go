@@ -131,7 +131,7 @@ func TestMemory(t *testing.T) {
 			t.Error(err)
 		}
 		runtime.ReadMemStats(&after)
-		if times := (after.TotalAlloc - before.TotalAlloc) / uint64(len(text)); name != "an object" && times > 8 || times > 64 {
+		if times := (after.TotalAlloc - before.TotalAlloc) / uint64(len(text)); times > 16 {
 			t.Errorf("%s of %d bytes takes %d times that", name, len(text), times)
 		} else {
 			t.Logf("%s: %d times", name, times)

@@ -2,16 +2,16 @@ package signedjson
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"slices"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
-// field is one of an object, written at out[from:to], with its name as it is compared.
-type field struct {
-	name     []byte
-	from, to int
-}
+// field is one of an object, written at out[from:to]. There may be very many, in a text that is far below 4 GiB.
+type field struct{ from, to uint32 }
 
 // appendText appends the first value of a text, which must be JSON, in canonical form, and gives what follows it. It
 // makes nothing of the values: in memory, a list of zeros is many times longer than its text.
@@ -23,8 +23,7 @@ func appendText(out, t []byte, number numberWriter) (_, rest []byte, err error) 
 	case c == '[':
 		return appendArray(out, t[1:], number)
 	case c == '"':
-		out, _, t, err = appendQuoted(out, t)
-		return out, t, err
+		return appendQuoted(out, t)
 	case c == '-' || c >= '0' && c <= '9':
 		end := len(t) - len(bytes.TrimLeft(t, "+-.0123456789eE"))
 		out, err = number(out, json.Number(t[:end]))
@@ -64,16 +63,16 @@ func appendObject(out, t []byte, number numberWriter) (_, rest []byte, err error
 		if t[0] == ',' {
 			out, t = append(out, ','), skipSpace(t[1:])
 		}
-		f := field{from: len(out)}
-		if out, f.name, t, err = appendQuoted(out, t); err != nil {
+		f := field{from: uint32(len(out))}
+		if out, t, err = appendQuoted(out, t); err != nil {
 			return nil, nil, err
 		}
 		out, t = append(out, ':'), skipSpace(t)[1:]
 		if out, t, err = appendText(out, t, number); err != nil {
 			return nil, nil, err
 		}
-		f.to = len(out)
-		ordered = ordered && (len(fields) == 0 || bytes.Compare(fields[len(fields)-1].name, f.name) < 0)
+		f.to = uint32(len(out))
+		ordered = ordered && (len(fields) == 0 || compareNames(out[fields[len(fields)-1].from:], out[f.from:]) < 0)
 		fields = append(fields, f)
 	}
 	if !ordered {
@@ -84,37 +83,64 @@ func appendObject(out, t []byte, number numberWriter) (_, rest []byte, err error
 
 // reorder brings the fields that were written from begin on into order.
 func reorder(out []byte, begin int, fields []field) []byte {
-	// Byte order of UTF-8 is the order of code points.
-	slices.SortStableFunc(fields, func(x, y field) int { return bytes.Compare(x.name, y.name) })
 	written := bytes.Clone(out[begin:])
+	text := func(f field) []byte { return written[int(f.from)-begin : int(f.to)-begin] }
+	slices.SortStableFunc(fields, func(x, y field) int { return compareNames(text(x), text(y)) })
 	out = out[:begin]
 	for i, f := range fields {
-		if i+1 < len(fields) && bytes.Equal(f.name, fields[i+1].name) {
+		if i+1 < len(fields) && compareNames(text(f), text(fields[i+1])) == 0 {
 			continue
 		}
 		if len(out) > begin {
 			out = append(out, ',')
 		}
-		out = append(out, written[f.from-begin:f.to-begin]...)
+		out = append(out, text(f)...)
 	}
 	return out
 }
 
-// appendQuoted appends the string that a text begins with, and gives what it says and what follows it.
-func appendQuoted(out, t []byte) (_, says, rest []byte, err error) {
+// compareNames compares the strings in canonical form that two texts begin with, by what they say. Byte order of UTF-8 is
+// the order of code points.
+func compareNames(x, y []byte) int {
+	for x, y = x[1:], y[1:]; ; {
+		var a, b int
+		a, x = letter(x)
+		b, y = letter(y)
+		if a != b || a < 0 {
+			return cmp.Compare(a, b)
+		}
+	}
+}
+
+// letter is the next byte that a string in canonical form says, -1 at its end.
+func letter(s []byte) (c int, rest []byte) {
+	switch {
+	case s[0] == '"':
+		return -1, s
+	case s[0] != '\\':
+		return int(s[0]), s[1:]
+	case s[1] == 'u': // one below a space
+		n, _ := strconv.ParseUint(string(s[2:6]), 16, 8)
+		return int(n), s[6:]
+	}
+	return int(escaped[strings.IndexByte(escapes, s[1])]), s[2:]
+}
+
+// appendQuoted appends the string that a text begins with, and gives what follows it.
+func appendQuoted(out, t []byte) (_, rest []byte, err error) {
 	end := 1
 	for ; t[end] != '"'; end++ {
 		if t[end] == '\\' {
 			end++
 		}
 	}
-	says, rest = t[1:end], t[end+1:]
-	if bytes.IndexByte(says, '\\') < 0 && utf8.Valid(says) {
-		return append(out, t[:end+1]...), says, rest, nil
+	quoted, rest := t[:end+1], t[end+1:]
+	if bytes.IndexByte(quoted, '\\') < 0 && utf8.Valid(quoted) {
+		return append(out, quoted...), rest, nil
 	}
 	var s string
-	if err := json.Unmarshal(t[:end+1], &s); err != nil {
-		return nil, nil, nil, err
+	if err := json.Unmarshal(quoted, &s); err != nil {
+		return nil, nil, err
 	}
-	return appendString(out, s), []byte(s), rest, nil
+	return appendString(out, s), rest, nil
 }
