@@ -143,7 +143,12 @@ func (b *builder) begin() error {
 	}
 	b.head = stream.Mark{Pos: max(pos, b.from()), Seq: b.Hub.Head().Seq}
 	if !b.req.initial {
-		since, ok := b.Hub.Since(b.req.user, b.req.since, nil)
+		since, ok := stream.News{}, b.req.news != nil && b.req.news.Head.Pos >= pos
+		if ok {
+			since = *b.req.news
+		} else {
+			since, ok = b.Hub.Since(b.req.user, b.req.since, nil)
+		}
 		b.heard = ok && b.req.since.Seq > 0
 		// A commit may be in the snapshot before its notice is in the hub.
 		b.known = b.heard && since.Head.Pos >= pos

@@ -185,41 +185,45 @@ func (b *builder) presence() (bool, error) {
 // presenceOf are the users whose presence is to be told.
 func (b *builder) presenceOf() ([]id.UserID, error) {
 	var own bool
-	var candidates []id.UserID
-	add := func(u id.UserID) {
-		own = own || u == b.req.user
-		if u != b.req.user && !slices.Contains(candidates, u) {
+	var users, candidates []id.UserID // those who share a room, and those who may
+	seen := make(map[id.UserID]bool)
+	add := func(u id.UserID, shared bool) {
+		switch own = own || u == b.req.user; {
+		case u == b.req.user || seen[u]:
+		case shared:
+			users = append(users, u)
+		default:
 			candidates = append(candidates, u)
 		}
+		seen[u] = true
 	}
 	everybody := !b.heard
 	for i := range b.notices {
 		switch n := &b.notices[i]; n.Kind {
 		case stream.Presence:
-			add(n.User)
+			add(n.User, n.Shared)
 		case stream.Event:
 			everybody = everybody || slices.Contains(n.Joined, b.req.user)
 			for _, u := range n.Joined {
 				if u != b.req.user && b.Presence(u).State != "offline" {
-					add(u)
+					add(u, false)
 				}
 			}
 		}
 	}
 	if everybody {
 		for _, u := range b.Users.ListPresent(maxPresent) {
-			add(u)
+			add(u, false)
 		}
 	}
-	if len(candidates) == 0 && !own {
-		return nil, nil
-	}
-	users, err := b.tx.ListSharedRooms(b.req.user, candidates)
-	users = slices.DeleteFunc(users, func(u id.UserID) bool { return u == b.req.user })
 	if own {
 		users = append(users, b.req.user)
 	}
-	return users, err
+	if len(candidates) == 0 {
+		return users, nil
+	}
+	sharing, err := b.tx.ListSharedRooms(b.req.user, candidates)
+	return append(users, sharing...), err
 }
 
 func (b *builder) writePresence(user id.UserID) {

@@ -17,6 +17,7 @@ import (
 // was read and rendered once. known is false where the database must be asked; then nothing
 // was done. told is as answer has it.
 func (a *API) quick(ctx context.Context, req *request, w http.ResponseWriter, last bool) (told, known bool, err error) {
+	req.news = nil
 	if req.initial || req.fullState || req.since.Seq == 0 {
 		return false, false, nil
 	}
@@ -24,6 +25,7 @@ func (a *API) quick(ctx context.Context, req *request, w http.ResponseWriter, la
 	if !ok {
 		return false, false, nil
 	}
+	req.news = &news
 	counts, ok := a.knownKeyCounts(req.deviceNID)
 	if !ok {
 		return false, false, nil

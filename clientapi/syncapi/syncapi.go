@@ -201,7 +201,9 @@ type request struct {
 	// initial says that the client knows nothing yet; since is what it has been told, else.
 	initial bool
 	since   stream.Mark
-	filter  *filter.Filter
+	// news is what the hub has said since then, if it was asked already.
+	news   *stream.News
+	filter *filter.Filter
 
 	fullState  bool
 	stateAfter bool

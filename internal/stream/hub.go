@@ -63,7 +63,7 @@ type Hub struct {
 	woken, presented uint64
 
 	users       map[id.UserID]*user
-	rooms       map[id.RoomID]map[*user]struct{}
+	rooms       map[id.RoomID]*room
 	memberships int
 	idle        *list.List // of *user: those of whom nobody waits, the longest idle first
 }
@@ -74,10 +74,13 @@ type entry struct {
 	at id.Pos
 }
 
+// room has those users who are in it.
+type room struct{ members map[*user]struct{} }
+
 // user is somebody whose rooms the hub knows.
 type user struct {
 	id    id.UserID
-	rooms map[id.RoomID]struct{}
+	rooms map[id.RoomID]*room
 	// at is the position since which rooms was kept up to date.
 	at id.Pos
 	// account is the position of the last change of the user's account data that is known of.
@@ -106,7 +109,7 @@ func NewHub(o HubOptions) *Hub {
 		o.PresenceEvery = time.Second
 	}
 	if o.PresenceCost == 0 {
-		o.PresenceCost = 10 * time.Millisecond
+		o.PresenceCost = 15 * time.Millisecond
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -115,7 +118,7 @@ func NewHub(o HubOptions) *Hub {
 	h := &Hub{
 		o: o, life: rand.Text()[:4], signal: make(chan struct{}, 1), cancel: cancel,
 		ring: make([]entry, 0, min(o.Size, 1024)), users: make(map[id.UserID]*user),
-		rooms: make(map[id.RoomID]map[*user]struct{}), idle: list.New(),
+		rooms: make(map[id.RoomID]*room), idle: list.New(),
 	}
 	// The first number is that of a notice that concerns nobody: so whoever was told of all
 	// that there is has a number, and is known to be one of ours.
@@ -198,28 +201,29 @@ func (h *Hub) learn(u *user, n *Notice) {
 	}
 }
 
-func (h *Hub) enter(u *user, room id.RoomID) {
-	if _, ok := u.rooms[room]; ok {
+func (h *Hub) enter(u *user, name id.RoomID) {
+	if u.rooms[name] != nil {
 		return
 	}
-	u.rooms[room] = struct{}{}
-	h.memberships++
-	members := h.rooms[room]
-	if members == nil {
-		members = make(map[*user]struct{})
-		h.rooms[room] = members
+	r := h.rooms[name]
+	if r == nil {
+		r = &room{make(map[*user]struct{})}
+		h.rooms[name] = r
 	}
-	members[u] = struct{}{}
+	u.rooms[name] = r
+	r.members[u] = struct{}{}
+	h.memberships++
 }
 
-func (h *Hub) leave(u *user, room id.RoomID) {
-	if _, ok := u.rooms[room]; !ok {
+func (h *Hub) leave(u *user, name id.RoomID) {
+	r := u.rooms[name]
+	if r == nil {
 		return
 	}
-	delete(u.rooms, room)
+	delete(u.rooms, name)
 	h.memberships--
-	if delete(h.rooms[room], u); len(h.rooms[room]) == 0 {
-		delete(h.rooms, room)
+	if delete(r.members, u); len(r.members) == 0 {
+		delete(h.rooms, name)
 	}
 }
 
@@ -266,7 +270,7 @@ func (h *Hub) add(who id.UserID, rooms []id.RoomID, at id.Pos) bool {
 	if !h.opened || at < h.base.Pos {
 		return false
 	}
-	u := &user{id: who, rooms: make(map[id.RoomID]struct{}, len(rooms)), at: at, account: at}
+	u := &user{id: who, rooms: make(map[id.RoomID]*room, len(rooms)), at: at, account: at}
 	h.users[who] = u
 	for _, room := range rooms {
 		h.enter(u, room)
@@ -333,8 +337,8 @@ func share(a, b *user) bool {
 	if len(a.rooms) > len(b.rooms) {
 		a, b = b, a
 	}
-	for room := range a.rooms {
-		if _, ok := b.rooms[room]; ok {
+	for _, r := range a.rooms {
+		if _, ok := r.members[b]; ok {
 			return true
 		}
 	}
@@ -379,7 +383,12 @@ func (h *Hub) Since(user id.UserID, since Mark, list []Notice) (news News, ok bo
 	due := false
 	for ; seq <= h.head.Seq; seq++ {
 		if h.isNews(u, seq, since) {
-			news.Notices = append(news.Notices, h.at(seq).Notice)
+			n := h.at(seq).Notice
+			if n.Kind == Presence {
+				other := h.users[n.User]
+				n.Shared = other != nil && other != u && share(u, other)
+			}
+			news.Notices = append(news.Notices, n)
 			due = due || h.isDue(seq)
 		}
 	}

@@ -83,10 +83,10 @@ func (w *world) news(user id.UserID, since Mark) (out []Notice) {
 		}
 		concerned := slices.Contains(n.Users, user) || w.joined[user][n.Room] && (n.Kind != Receipt || n.Users == nil)
 		if n.Kind == Presence {
-			concerned = n.User == user
 			for room := range w.joined[user] {
-				concerned = concerned || w.joined[n.User][room]
+				n.Shared = n.Shared || n.User != user && w.joined[n.User][room]
 			}
+			concerned = n.User == user || n.Shared
 		}
 		if !told && concerned {
 			out = append(out, n)
@@ -181,6 +181,63 @@ func TestNobodySleepsOn(t *testing.T) {
 	}
 }
 
+// Presence alone waits for its round, and for nothing else.
+func TestPresenceWaits(t *testing.T) {
+	const room = id.RoomID("!r:x")
+	rooms := func(context.Context, id.UserID) ([]id.RoomID, id.Pos, error) { return []id.RoomID{room}, 0, nil }
+	open := func(every time.Duration) *Hub {
+		h := NewHub(HubOptions{Rooms: rooms, PresenceEvery: every})
+		t.Cleanup(h.Close)
+		h.Publish(Notice{Kind: Opened})
+		for _, user := range []id.UserID{"@a:x", "@b:x"} {
+			if err := h.Track(t.Context(), user); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return h
+	}
+	// wait waits for news, and says whether it waited in vain.
+	wait := func(h *Hub, mark Mark, patience time.Duration) bool {
+		t.Helper()
+		timedOut, err := h.Wait(t.Context(), "@a:x", mark, time.After(patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return timedOut
+	}
+	early := func(h *Hub, mark Mark, notices int, want bool) {
+		t.Helper()
+		if news, ok := h.Since("@a:x", mark, nil); !ok || len(news.Notices) != notices || news.Early != want {
+			t.Errorf("the news are %v, early %v", news.Notices, news.Early)
+		}
+	}
+
+	h := open(time.Hour)
+	mark := h.Head()
+	early(h, mark, 0, false)
+	h.Publish(Notice{Kind: Presence, User: "@b:x"})
+	early(h, mark, 1, true)
+	if !wait(h, mark, time.Millisecond) {
+		t.Error("presence did not wait for its round")
+	}
+	h.Publish(Notice{Kind: Event, Pos: 1, Room: room})
+	early(h, mark, 2, false)
+	if wait(h, mark, time.Hour) {
+		t.Error("an event waits for a round of presence")
+	}
+
+	h = open(time.Millisecond)
+	mark = h.Head()
+	h.Publish(Notice{Kind: Presence, User: "@b:x"})
+	if wait(h, mark, time.Hour) {
+		t.Error("the round of presence woke nobody")
+	}
+	early(h, mark, 1, false)
+	if wait(h, mark, time.Hour) {
+		t.Error("who asks after the round is not told")
+	}
+}
+
 func TestWaitEnds(t *testing.T) {
 	const user = id.UserID("@u:x")
 	rooms := func(context.Context, id.UserID) ([]id.RoomID, id.Pos, error) { return nil, 5, nil }
@@ -233,8 +290,8 @@ func TestBounds(t *testing.T) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.users) != 8 || h.memberships != 16 || len(h.rooms) != 9 || len(h.rooms["!all:x"]) != 8 || h.idle.Len() != 8 {
-		t.Errorf("%d users, %d memberships, %d rooms, %d in one", len(h.users), h.memberships, len(h.rooms), len(h.rooms["!all:x"]))
+	if len(h.users) != 8 || h.memberships != 16 || len(h.rooms) != 9 || len(h.rooms["!all:x"].members) != 8 || h.idle.Len() != 8 {
+		t.Errorf("%d users, %d memberships, %d rooms, %d in one", len(h.users), h.memberships, len(h.rooms), len(h.rooms["!all:x"].members))
 	}
 }
 

@@ -35,6 +35,8 @@ type Notice struct {
 	Joined []id.UserID
 	// Away says that other servers are to hear of an event or a message.
 	Away bool
+	// Shared says, of a presence in the News of a user, that they are known to share a room with User.
+	Shared bool
 	// Body is for typing and presence.
 	Body []byte
 }

@@ -42,17 +42,17 @@ func (h *Hub) run(ctx context.Context) {
 			h.mu.Lock()
 			h.presented = h.woken // who asks from here on need not be woken
 			h.mu.Unlock()
-			n := 0
+			// All are taken before any is woken: who is told and asks again is of the next round.
+			var waiters []*waiter
 			for user := range shown {
-				waiters, err := h.aboutUser(ctx, user, nil)
-				if err != nil {
+				var err error
+				if waiters, err = h.aboutUser(ctx, user, waiters); err != nil {
 					h.o.Log.Warn("cannot tell whom a presence concerns", "user", user, "err", err)
 				}
-				fire(waiters)
-				n += len(waiters)
 			}
+			fire(waiters)
 			clear(shown)
-			every = h.o.PresenceEvery + time.Duration(n)*h.o.PresenceCost
+			every = h.o.PresenceEvery + time.Duration(len(waiters))*h.o.PresenceCost
 		}
 	}
 }
@@ -82,8 +82,10 @@ func (h *Hub) next(waiters []*waiter, shown map[id.UserID]struct{}) (_ []*waiter
 			changed = append(changed, n.User)
 		case n.Kind == Receipt && len(n.Users) > 0:
 		default:
-			for u := range h.rooms[n.Room] {
-				waiters = h.take(u, waiters)
+			if r := h.rooms[n.Room]; r != nil {
+				for u := range r.members {
+					waiters = h.take(u, waiters)
+				}
 			}
 		}
 		for _, user := range n.Users {
@@ -107,8 +109,8 @@ func (h *Hub) aboutUser(ctx context.Context, user id.UserID, waiters []*waiter) 
 		return waiters, nil
 	}
 	waiters = h.take(u, waiters)
-	for room := range u.rooms {
-		for other := range h.rooms[room] {
+	for _, r := range u.rooms {
+		for other := range r.members {
 			waiters = h.take(other, waiters)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"strconv"
@@ -275,13 +276,15 @@ func (b *bench) presence() error {
 		used, err := n.since(before)
 		return 100 * used.cpu.Seconds() / used.at.Sub(before.at).Seconds(), used, err
 	}
-	// flap makes a request on the presence of every user once in the time of flapping, for so many rounds of it.
+	// flap makes a request on the presence of every user once in the time of flapping, for so many rounds of it, in an
+	// order that has nothing to do with their rooms.
+	order := rand.New(rand.NewPCG(1, 2)).Perm(members)
 	flap := func(rounds float64, method string) error {
 		return each(len(clients), func(w int) error {
 			c, begin := clients[w], time.Now()
 			for i := w; i < int(rounds*float64(members)); i += len(clients) {
 				time.Sleep(time.Until(begin.Add(time.Duration(i) * flapping / time.Duration(members))))
-				u := users[i%members]
+				u := users[order[i%members]]
 				c.token = u.token
 				var body []byte
 				if method == "PUT" {
