@@ -202,47 +202,113 @@ func TestNoMail(t *testing.T) {
 	})
 }
 
+// page asks for the page of a stage, or sends its form.
+func (n *node) page(t *testing.T, method, stage, session, form string) (status int, text string) {
+	t.Helper()
+	req, err := http.NewRequest(method, n.http.URL+v3+"/auth/"+stage+"/fallback/web?session="+url.QueryEscape(session), strings.NewReader(form))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := n.http.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode == 200 && resp.Header.Get("X-Frame-Options") != "DENY" {
+		t.Error("a page can be framed")
+	}
+	return resp.StatusCode, string(body)
+}
+
+// TestEmailFallback shows that an address is one's own in a browser: for an account, and for a new password, without
+// the page being told for which.
+func TestEmailFallback(t *testing.T) {
+	office, change := withMail(t)
+	each(t, change, func(t *testing.T, n *node) {
+		const stage = "m.login.email.identity"
+		hidden := regexp.MustCompile(`name="(sid|client_secret)" type="hidden" value="([^"]*)"`)
+		prove := func(session, address string) {
+			t.Helper()
+			if status, text := n.page(t, "GET", stage, session, ""); status != 200 || !strings.Contains(text, `name="email"`) {
+				t.Fatalf("the page: %d %s", status, text)
+			}
+			_, text := n.page(t, "POST", stage, session, url.Values{"email": {address}}.Encode())
+			form := url.Values{}
+			for _, field := range hidden.FindAllStringSubmatch(text, -1) {
+				form.Set(field[1], field[2])
+			}
+			if status, text := n.page(t, "POST", stage, session, form.Encode()); status != 401 || !strings.Contains(text, form.Get("sid")) {
+				t.Errorf("before the link was followed: %d %s", status, text)
+			}
+			mails := office.Take(address)
+			if len(mails) != 1 {
+				t.Fatalf("%d mails", len(mails))
+			}
+			n.follow(t, link(t, mails[0]))
+			if status, text := n.page(t, "POST", stage, session, form.Encode()); status != 200 || !strings.Contains(text, "onAuthDone") {
+				t.Errorf("after the link was followed: %d %s", status, text)
+			}
+		}
+		register := func(name, auth string) *answer {
+			return n.do(t, "POST", v3+"/register", "", `{"username":"`+name+`","password":"password of `+name+`"`+auth+`}`)
+		}
+		by := func(session string) string { return `,"auth":{"session":"` + session + `"}` }
+		session := register("alice", "").want(401, "").get("session")
+		prove(session, "alice@y.org")
+		token := register("alice", by(session)).want(200, "").get("access_token")
+		if got := n.do(t, "GET", v3+"/account/3pid", token, "").want(200, "").body["threepids"]; fmt.Sprint(strs(got, "address")) != "[alice@y.org]" {
+			t.Errorf("addresses: %v", got)
+		}
+
+		// That an account's address is one's own does not do for another account, and then a free one does.
+		session = register("bob", "").want(401, "").get("session")
+		prove(session, "alice@y.org")
+		register("bob", by(session)).want(401, "")
+		prove(session, "bob@y.org")
+		bob := register("bob", by(session)).want(200, "").get("access_token")
+
+		reset := func(token, auth string) *answer {
+			return n.do(t, "POST", v3+"/account/password", token, `{"new_password":"another password"`+auth+`}`)
+		}
+		session = reset(bob, "").want(401, "").get("session")
+		prove(session, "alice@y.org")
+		reset(bob, by(session)).want(403, "M_FORBIDDEN")
+		session = reset("", "").want(401, "").get("session")
+		prove(session, "alice@y.org")
+		reset("", by(session)).want(200, "")
+		n.do(t, "POST", v3+"/login", "", `{"type":"m.login.password","identifier":{"type":"m.id.user","user":"alice"},"password":"another password"}`).want(200, "")
+
+		if status, text := n.page(t, "POST", stage, session, "email=x"); status != 401 || !strings.Contains(text, "not an email address") {
+			t.Errorf("what is no address: %d %s", status, text)
+		}
+	})
+}
+
 // TestFallback completes stages in a browser without scripts.
 func TestFallback(t *testing.T) {
 	each(t, func(o *clientapi.Options, u *userserver.Options) {
 		u.RegistrationToken = "fixed"
 		o.Registration = clientapi.Registration{Token: true, Terms: []clientapi.Terms{{Name: "p", Version: "1", Title: "Privacy <&>", URL: "https://x.org/p"}}}
 	}, func(t *testing.T, n *node) {
-		open := func(method, stage, session, form string) (int, string) {
-			t.Helper()
-			req, err := http.NewRequest(method, n.http.URL+v3+"/auth/"+stage+"/fallback/web?session="+url.QueryEscape(session), strings.NewReader(form))
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp, err := n.http.Client().Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			text, err := io.ReadAll(resp.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if resp.StatusCode == 200 && resp.Header.Get("X-Frame-Options") != "DENY" {
-				t.Error("a page can be framed")
-			}
-			return resp.StatusCode, string(text)
-		}
 		register := func(auth string) *answer {
 			return n.do(t, "POST", v3+"/register", "", `{"username":"alice","password":"password of alice"`+auth+`}`)
 		}
 		session := register("").want(401, "").get("session")
-		if status, text := open("GET", "m.login.terms", session, ""); status != 200 || !strings.Contains(text, "Privacy &lt;&amp;&gt;") {
+		if status, text := n.page(t, "GET", "m.login.terms", session, ""); status != 200 || !strings.Contains(text, "Privacy &lt;&amp;&gt;") {
 			t.Errorf("the page of terms: %d %s", status, text)
 		}
-		if status, text := open("POST", "m.login.registration_token", session, "token=wrong"); status != 401 || !strings.Contains(text, "not valid") {
+		if status, text := n.page(t, "POST", "m.login.registration_token", session, "token=wrong"); status != 401 || !strings.Contains(text, "not valid") {
 			t.Errorf("a wrong token: %d %s", status, text)
 		}
-		if status, text := open("POST", "m.login.registration_token", session, "token=fixed"); status != 200 || !strings.Contains(text, "onAuthDone") {
+		if status, text := n.page(t, "POST", "m.login.registration_token", session, "token=fixed"); status != 200 || !strings.Contains(text, "onAuthDone") {
 			t.Errorf("the token: %d %s", status, text)
 		}
 		register(`,"auth":{"session":"`+session+`"}`).want(401, "")
-		open("POST", "m.login.terms", session, "")
+		n.page(t, "POST", "m.login.terms", session, "")
 		token := register(`,"auth":{"session":"`+session+`"}`).want(200, "").get("access_token")
 
 		// A password, given for one request, does not do for another, nor another's password.
@@ -251,16 +317,25 @@ func TestFallback(t *testing.T) {
 			return n.do(t, "POST", v3+"/account/deactivate", token, `{"auth":`+auth+`}`)
 		}
 		session = deactivate("null").want(401, "").get("session")
-		open("POST", "m.login.password", session, url.Values{"user": {"bob"}, "password": {passwordOf("bob")}}.Encode())
+		n.page(t, "POST", "m.login.password", session, url.Values{"user": {"bob"}, "password": {passwordOf("bob")}}.Encode())
 		deactivate(`{"session":"`+session+`"}`).want(403, "M_FORBIDDEN")
 		session = deactivate("null").want(401, "").get("session")
-		open("POST", "m.login.password", session, url.Values{"user": {"alice"}, "password": {passwordOf("alice")}}.Encode())
+		n.page(t, "POST", "m.login.password", session, url.Values{"user": {"alice"}, "password": {passwordOf("alice")}}.Encode())
 		n.do(t, "POST", v3+"/account/password", token, `{"new_password":"a new password","auth":{"session":"`+session+`"}}`).want(403, "M_FORBIDDEN")
 		deactivate(`{"session":"`+session+`"}`).want(200, "")
-		if status, _ := open("GET", "m.login.sso", session, ""); status != 404 {
+		resp, err := n.http.Client().Get(n.http.URL + "/_matrix/static/client/login/?device_id=D")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || !strings.Contains(string(text), "matrixLogin.onLogin") ||
+			!strings.Contains(string(text), `nonce="`) || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "connect-src 'self'") {
+			t.Errorf("the page of logins: %d %v %s", resp.StatusCode, err, text)
+		}
+		if status, _ := n.page(t, "GET", "m.login.sso", session, ""); status != 404 {
 			t.Errorf("a page for single sign-on: %d", status)
 		}
-		if status, _ := open("POST", "m.login.dummy", "nonsense", ""); status != 401 {
+		if status, _ := n.page(t, "POST", "m.login.dummy", "nonsense", ""); status != 401 {
 			t.Errorf("a session of nobody: %d", status)
 		}
 	})

@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 
 	"parley/internal/httpapi"
 	"parley/internal/id"
@@ -22,7 +21,8 @@ import (
 //go:embed pages
 var pageFiles embed.FS
 
-// pageTemplates are the pages that people see in a browser. They work without scripts.
+// pageTemplates are the pages that people see in a browser. They work without scripts, but for the login, which is of
+// use to a client alone that runs them.
 var pageTemplates = template.Must(template.ParseFS(pageFiles, "pages/*.html"))
 
 // pageRoutes are pages for people: stages of authentication for clients that don't know them,
@@ -32,6 +32,7 @@ func (a *API) pageRoutes() httpapi.Table {
 	return httpapi.Table{
 		{Method: http.MethodGet, Path: fallback, Auth: httpapi.None, Handler: httpapi.Stream(a.showStage)},
 		{Method: http.MethodPost, Path: fallback, Auth: httpapi.None, Rate: httpapi.RateLogin, Handler: httpapi.Stream(a.completeStage)},
+		{Method: http.MethodGet, Path: "/_matrix/static/client/login/", Auth: httpapi.None, Handler: httpapi.Stream(a.showLogin)},
 		{Method: http.MethodGet, Path: userserver.ConfirmPath, Auth: httpapi.None, Handler: httpapi.Stream(a.showConfirm)},
 		{Method: http.MethodPost, Path: userserver.ConfirmPath, Auth: httpapi.None, Rate: httpapi.RateLogin, Handler: httpapi.Stream(a.confirmEmail)},
 	}
@@ -43,6 +44,8 @@ type page struct {
 	Error    string
 	Policies []policy
 	Nonce    string
+	// SID and Secret are of a mail that was sent.
+	SID, Secret string
 }
 
 type policy struct{ Name, URL string }
@@ -53,7 +56,7 @@ func (a *API) showPage(w http.ResponseWriter, status int, name string, p page) e
 	p.Server, p.Nonce = a.serverName, rand.Text()
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-"+p.Nonce+"'; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-"+p.Nonce+"'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'")
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")
@@ -64,19 +67,34 @@ func (a *API) showPage(w http.ResponseWriter, status int, name string, p page) e
 	return nil
 }
 
+// showLogin shows the page that logs people in for clients that know none of the ways to.
+//
+// spec: client-server-api/index.md#login-fallback
+func (a *API) showLogin(_ context.Context, _ *httpapi.Request, _ *empty, w http.ResponseWriter) error {
+	return a.showPage(w, http.StatusOK, "login", page{})
+}
+
 type stageRequest struct {
 	Type    string `path:"authType"`
 	Session string `query:"session,required"`
 }
 
-// fallbackStages are those that a page can complete.
-var fallbackStages = []string{userserver.StagePassword, userserver.StageRegistrationToken, userserver.StageTerms, userserver.StageDummy}
+// hasPage says whether a page can complete a stage.
+func (a *API) hasPage(stage string) bool {
+	switch stage {
+	case userserver.StagePassword, userserver.StageRegistrationToken, userserver.StageTerms, userserver.StageDummy:
+		return true
+	case userserver.StageEmail:
+		return a.users.HasMail()
+	}
+	return false
+}
 
 // showStage shows the page of a stage.
 //
 // spec: client-server-api/index.md#fallback
 func (a *API) showStage(_ context.Context, _ *httpapi.Request, in *stageRequest, w http.ResponseWriter) error {
-	if !slices.Contains(fallbackStages, in.Type) {
+	if !a.hasPage(in.Type) {
 		return matrixerr.New(matrixerr.NotFound, "There is no page for %.50q.", in.Type)
 	}
 	return a.showPage(w, http.StatusOK, in.Type, page{Policies: a.policies()})
@@ -84,16 +102,20 @@ func (a *API) showStage(_ context.Context, _ *httpapi.Request, in *stageRequest,
 
 // completeStage takes what was filled in.
 func (a *API) completeStage(ctx context.Context, r *httpapi.Request, in *stageRequest, w http.ResponseWriter) error {
-	if !slices.Contains(fallbackStages, in.Type) {
+	if !a.hasPage(in.Type) {
 		return matrixerr.New(matrixerr.NotFound, "There is no page for %.50q.", in.Type)
 	}
 	form, err := readForm(w, r.HTTP)
 	if err != nil {
 		return err
 	}
+	if email := form.Get("email"); in.Type == userserver.StageEmail && email != "" {
+		return a.mailStage(ctx, r, email, w)
+	}
 	auth, err := json.Marshal(map[string]any{
 		"type": in.Type, "token": form.Get("token"), "password": form.Get("password"),
-		"identifier": map[string]string{"type": "m.id.user", "user": form.Get("user")},
+		"identifier":     map[string]string{"type": "m.id.user", "user": form.Get("user")},
+		"threepid_creds": map[string]string{"sid": form.Get("sid"), "client_secret": form.Get("client_secret")},
 	})
 	if err != nil {
 		return fmt.Errorf("complete a stage: %w", err)
@@ -106,11 +128,28 @@ func (a *API) completeStage(ctx context.Context, r *httpapi.Request, in *stageRe
 	err = a.users.CompleteStage(ctx, in.Session, auth)
 	var failed *matrixerr.Error
 	if errors.As(err, &failed) {
-		return a.showPage(w, http.StatusUnauthorized, in.Type, page{Error: "That did not work: " + failed.Message + ".", Policies: a.policies()})
+		p := page{Error: "That did not work: " + failed.Message + ".", Policies: a.policies(), SID: form.Get("sid"), Secret: form.Get("client_secret")}
+		return a.showPage(w, http.StatusUnauthorized, in.Type, p)
 	} else if err != nil {
 		return err
 	}
 	return a.showPage(w, http.StatusOK, "done", page{})
+}
+
+// mailStage sends the mail of the stage of an address, and shows the page for when its link was followed.
+func (a *API) mailStage(ctx context.Context, r *httpapi.Request, email string, w http.ResponseWriter) error {
+	// Nobody is to be sent mail after mail, from wherever they are asked for.
+	if err := r.Limit(httpapi.RateLogin, email); err != nil {
+		return err
+	}
+	sid, secret, err := a.users.RequestFallbackEmail(ctx, email, a.registration.flows() != nil)
+	var failed *matrixerr.Error
+	if errors.As(err, &failed) {
+		return a.showPage(w, http.StatusUnauthorized, userserver.StageEmail, page{Error: "That did not work: " + failed.Message + "."})
+	} else if err != nil {
+		return err
+	}
+	return a.showPage(w, http.StatusOK, userserver.StageEmail, page{SID: sid, Secret: secret})
 }
 
 // maxForm bounds what a form of ours sends.

@@ -310,6 +310,7 @@ type emailProof struct {
 	SID     string    `json:"sid"`
 	Address string    `json:"address"`
 	User    id.UserID `json:"user,omitempty"`
+	Purpose mail.Kind `json:"purpose"`
 }
 
 // tryEmail is the stage m.login.email.identity.
@@ -318,12 +319,15 @@ type emailProof struct {
 func (s *Server) tryEmail(ctx context.Context, in *Interaction, auth *authDict) (string, error) {
 	var p emailProof
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
-		row, err := s.validated(tx, auth.ThreePID.SID, auth.ThreePID.Secret, in.Email)
+		row, err := s.threePIDSession(tx, auth.ThreePID.SID, auth.ThreePID.Secret)
 		if err != nil {
 			return err
 		}
-		p = emailProof{SID: row.SID, Address: row.Address}
-		if in.Email != mail.Reset {
+		p = emailProof{SID: row.SID, Address: row.Address, Purpose: mail.Kind(row.Purpose)}
+		if row.Validated == 0 || in.Email != "" && p.Purpose != in.Email {
+			return threePIDAuthFailed()
+		}
+		if p.Purpose != mail.Reset {
 			return nil
 		}
 		owner, err := tx.GetThreePID(row.Medium, row.Address)
@@ -341,6 +345,36 @@ func (s *Server) tryEmail(ctx context.Context, in *Interaction, auth *authDict) 
 		return "", fmt.Errorf("note the proof of an address: %w", err)
 	}
 	return string(text), nil
+}
+
+// RequestFallbackEmail is RequestEmail for one who is in the middle of an interaction of which is not known what it is
+// for: with the address of an account they may want a new password, and with one that is free an account. Which of the
+// two it is, is not told.
+func (s *Server) RequestFallbackEmail(ctx context.Context, email string, accounts bool) (sid, secret string, err error) {
+	r := EmailRequest{Email: email, Secret: rand.Text(), Attempt: 1, Purpose: mail.Reset}
+	_, err = s.FindThreePID(ctx, mediumEmail, email)
+	switch {
+	case matrixerr.Is(err, matrixerr.NotFound) && !accounts:
+		return rand.Text(), r.Secret, nil
+	case matrixerr.Is(err, matrixerr.NotFound):
+		r.Purpose = mail.Register
+	case err != nil:
+		return "", "", err
+	}
+	sid, err = s.RequestEmail(ctx, r)
+	return sid, r.Secret, err
+}
+
+// keepFitting drops the proof of an address that was given for something else than what is asked for, as a page can't
+// know what that is. It may not be that of another user's address.
+func (a Authenticated) keepFitting(in *Interaction) error {
+	p := a.email()
+	if a[StageEmail] != "" && p.Purpose != in.Email {
+		delete(a, StageEmail)
+	} else if p.User != "" && in.User != "" && p.User != in.User {
+		return matrixerr.New(matrixerr.Forbidden, "somebody else gave their address in this session").WithStatus(403)
+	}
+	return nil
 }
 
 // User is who authenticated: by password, or by the address of their account.

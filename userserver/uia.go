@@ -168,6 +168,9 @@ func (s *Server) Interact(ctx context.Context, in Interaction) (Authenticated, e
 	if err != nil {
 		return nil, err
 	}
+	if err := done.keepFitting(&in); err != nil {
+		return nil, err
+	}
 	if auth.Session != "" {
 		c.Session = auth.Session
 	}
@@ -321,7 +324,7 @@ func (s *Server) CompleteStage(ctx context.Context, session string, auth json.Ra
 		return err
 	}
 	done, err := s.openInteraction(ctx, session, operation)
-	if err != nil || done[a.Type] != "" {
+	if err != nil || done[a.Type] != "" && a.Type != StageEmail { // which may have been done for something else
 		return err
 	}
 	proof, err := s.tryStage(ctx, &Interaction{}, &a)
