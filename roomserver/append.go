@@ -526,6 +526,9 @@ func (s *Server) blank(w *work, victim *event, by storage.EventNID) error {
 		return fmt.Errorf("redact %s: %w", victim.ID, err)
 	}
 	s.forget(w.tx, victim.NID)
+	if victim.StateKey() != nil {
+		w.tx.AfterCommit(func() { s.summaries.forget(s.now()) })
+	}
 	delete(w.past, victim.ID)
 	if err := w.tx.DeleteSearch(victim.NID); err != nil {
 		return fmt.Errorf("redact %s: %w", victim.ID, err)

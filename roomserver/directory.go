@@ -6,8 +6,10 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/tidwall/gjson"
 
@@ -517,8 +519,67 @@ func listPublished(tx *storage.Tx, n Network) ([]storage.Room, error) {
 	return rooms, err
 }
 
+const (
+	// rememberedSummaries bounds the rooms of which is remembered what a directory shows of them, and rememberedSummary
+	// the bytes of one that is.
+	rememberedSummaries = 4096
+	rememberedSummary   = 2048
+	// summarySnapshot is longer than any snapshot lives of which a summary is made, in milliseconds.
+	summarySnapshot = 5 * 60_000
+)
+
+// summaryKey is a state of a room.
+type summaryKey struct {
+	room storage.RoomNID
+	root int64
+}
+
+// summaryCache remembers what a directory shows of rooms, but for how many have joined: a search does not read each room
+// anew.
+type summaryCache struct {
+	lru *lru.Cache[summaryKey, PublicRoom]
+
+	mu sync.Mutex // held while something is put in or taken out
+	// redacted is when a state event was last redacted: the state is what it was, and says something else. Who still
+	// has the snapshot before may not put in what it said.
+	redacted int64
+}
+
+func newSummaryCache() (*summaryCache, error) {
+	summaries, err := lru.New[summaryKey, PublicRoom](rememberedSummaries)
+	return &summaryCache{lru: summaries}, err
+}
+
+func (c *summaryCache) add(key summaryKey, p *PublicRoom, now int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now-c.redacted > summarySnapshot && len(p.Name)+len(p.Topic)+len(p.AvatarURL)+len(p.CanonicalAlias)+len(p.RoomType) <= rememberedSummary {
+		c.lru.Add(key, *p)
+	}
+}
+
+func (c *summaryCache) forget(now int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.redacted = now
+	c.lru.Purge()
+}
+
 // summary is what the directory shows of a room.
 func (s *Server) summary(tx *storage.Tx, room *storage.Room) (PublicRoom, error) {
+	key := summaryKey{room.NID, room.Root}
+	if p, ok := s.summaries.lru.Get(key); ok {
+		p.NumJoinedMembers = room.Joined
+		return p, nil
+	}
+	p, err := s.readSummary(tx, room)
+	if err == nil && !tx.Writing() {
+		s.summaries.add(key, &p, s.now())
+	}
+	return p, err
+}
+
+func (s *Server) readSummary(tx *storage.Tx, room *storage.Room) (PublicRoom, error) {
 	p := PublicRoom{RoomID: room.ID, NumJoinedMembers: room.Joined, Version: room.Version}
 	var keys []state.Key
 	for _, t := range append(slices.Clone(strippedTypes), spec.MRoomHistoryVisibility, spec.MRoomGuestAccess) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -263,6 +264,44 @@ func TestKnockAndInvite(t *testing.T) {
 		refused(t, s.Invite(ctx, MemberRequest{Room: room, Sender: bob, Target: carol}), matrixerr.Forbidden)
 		refused(t, s.Knock(ctx, MemberRequest{Room: "!nowhere:test", Sender: bob}), matrixerr.NotFound)
 		refused(t, s.Join(ctx, MemberRequest{Room: "!nowhere:test", Sender: bob}), matrixerr.NotFound)
+	})
+}
+
+// What is remembered of a room for the directory is what the room says now.
+func TestDirectorySearch(t *testing.T) {
+	each(t, func(t *testing.T, s *Server) {
+		ctx := context.Background()
+		now := time.Now()
+		s.clock = func() time.Time { return now }
+		room := s.mustCreate(t, CreateRequest{Preset: "public_chat", Visibility: "public"})
+		found := func(term string, want int64) {
+			t.Helper()
+			for range 2 { // read, and remembered
+				rooms, total, err := s.PublicRooms(ctx, PublicRoomsFilter{Term: term}, 0, 10)
+				ok(t, err)
+				if total != len(rooms) || (want > 0) != (total > 0) || total > 0 && rooms[0].NumJoinedMembers != want {
+					t.Errorf("%q is found in %+v", term, rooms)
+				}
+			}
+		}
+		say := func(topic string) id.EventID {
+			t.Helper()
+			event, err := s.Send(ctx, SendRequest{Room: room, Sender: alice, Type: "m.room.topic", StateKey: new(string), Content: []byte(`{"topic":"` + topic + `"}`)})
+			ok(t, err)
+			return event
+		}
+		topic := say("About Apples")
+		found("apple", 1)
+		ok(t, s.Join(ctx, MemberRequest{Room: room, Sender: bob}))
+		found("apple", 2)
+		_, err := s.Redact(ctx, RedactRequest{Room: room, Sender: alice, Event: topic})
+		ok(t, err)
+		found("apple", 0)
+		now = now.Add(time.Hour)
+		found("apple", 0)
+		say("About Pears")
+		found("apple", 0)
+		found("PEARS", 2)
 	})
 }
 

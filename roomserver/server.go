@@ -59,6 +59,7 @@ type Server struct {
 	events         *eventCache
 	authSets       *authCache
 	acls           *lru.Cache[storage.EventNID, *acl]
+	summaries      *summaryCache
 	remote         Remote // nil: this node talks to no other
 	identity       IdentityServers
 	findAlias      func(context.Context, id.RoomAlias) (bool, error)
@@ -103,6 +104,10 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	summaries, err := newSummaryCache()
+	if err != nil {
+		return nil, err
+	}
 	remoteRooms, err := newRemoteHierarchies()
 	if err != nil {
 		return nil, err
@@ -112,7 +117,7 @@ func New(o Options) (*Server, error) {
 		db: o.DB, name: o.Name, keyID: o.KeyID, key: o.Key, defaultVersion: o.DefaultVersion,
 		clock: o.Clock, log: o.Log,
 		tree: tree, resolver: resolve.New(tree, rememberedResolutions), events: events, authSets: authSets,
-		acls: acls, remote: o.Remote, identity: o.Identity, findAlias: o.FindAlias, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(), filling: newRoomLocks(),
+		acls: acls, summaries: summaries, remote: o.Remote, identity: o.Identity, findAlias: o.FindAlias, intake: newIntake(), remoteRooms: remoteRooms, entering: newRoomLocks(), filling: newRoomLocks(),
 		partial: newPartialRooms(), retention: o.Retention,
 	}, nil
 }
