@@ -109,9 +109,9 @@ go build -o "$tmp/summary" ./test/summary
 (
 	set +e
 	mapfile -t units < <(go list ./... | grep -v '^parley/test/')
-	go test "${race[@]}" -shuffle=on -count=1 -timeout 12m -json "${units[@]}"
+	go test "${race[@]}" -shuffle=on -count=1 -timeout 30m -json "${units[@]}"
 	units_status=$?
-	go test -tags goolm -shuffle=on -count=1 -timeout 20m -json ./test/...
+	go test -tags goolm -shuffle=on -count=1 -timeout 30m -json ./test/...
 	exit $((units_status | $?))
 ) 2>&1 | "$tmp/summary"
 
